@@ -1,0 +1,142 @@
+//! Every derivation, on one page. Nothing else in the project calls HKDF or HMAC.
+//!
+//! All are HKDF-Expand with SHA-256 (RFC 5869 section 2.3); Extract is skipped because every
+//! parent is a uniform 256-bit key, as RFC 5869 section 3.3 allows. `info` is
+//! `"kmsfs1 " | label | 0x00 | context`, and each context has one fixed length, so no two
+//! labels can meet.
+//!
+//! | parent | label | context | bytes | what it keys |
+//! |---|---|---|---|---|
+//! | file data key | `com` | - | 32 | commitment in META |
+//! | file data key | `grp` | group u64 LE, salt 16 | 64 | block key, META key of one group |
+//! | file or directory data key | `xat` | - | 64 | SIV key for xattr names |
+//! | file or directory data key | `xav` | - | 32 | GCM key for xattr values |
+//! | file data key | `xts` | scope u64 LE | 64 | XTS key pair of one TiB |
+//! | directory data key | `did` | - | 16 | the directory's id |
+//! | directory data key | `nam` | - | 64 | SIV key for names |
+//! | directory data key | `lng` | - | 32 | HMAC key for long names |
+//! | volume data key | `lnk` | - | 32 | GCM key for symlink targets |
+//! | key material version | `wrap` | nonce 12, SHA-256 of the context | 32 | GCM key of one blob |
+//! | slot secret | `slot` | slot salt 16 | 64 | key-encryption key, commitment |
+//! | keystore root key | `store` | - | 32 | GCM key for keystore records |
+//! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::aead::{GcmKey, Nonce, hkdf_expand};
+use super::siv::SivKey;
+use super::{DataKey, Secret};
+
+fn expand<const N: usize>(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> Secret<N> {
+    let mut info: Vec<&[u8]> = vec![b"kmsfs1 ", label.as_bytes(), b"\0"];
+    info.extend_from_slice(context);
+    Secret::build(|out| hkdf_expand(parent, &info, out))
+}
+
+fn gcm(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> GcmKey {
+    GcmKey::new(expand::<32>(parent, label, context).expose())
+}
+
+/// Splits 64 derived bytes into two keys.
+fn halves(both: &Secret<64>) -> (&[u8; 32], &[u8; 32]) {
+    let (first, second) = both.expose().split_first_chunk::<32>().expect("64 bytes have a first half");
+    (first, second.try_into().expect("64 bytes have a second half"))
+}
+
+/// The commitment to a file's data key that META page 0 carries: GCM alone does not commit to its key.
+pub fn commitment(file: &DataKey) -> [u8; 32] {
+    *expand::<32>(file.expose(), "com", &[]).expose()
+}
+
+/// The keys of one group of blocks under one salt.
+pub struct GroupKeys {
+    /// Seals content blocks, or the content of an inline file.
+    pub block: GcmKey,
+    /// Authenticates the group's META page.
+    pub meta: GcmKey,
+}
+
+/// The keys of group `group` under `salt`.
+pub fn group_keys(file: &DataKey, group: u64, salt: &[u8; 16]) -> GroupKeys {
+    let both = expand::<64>(file.expose(), "grp", &[&group.to_le_bytes(), salt]);
+    let (block, meta) = halves(&both);
+    GroupKeys { block: GcmKey::new(block), meta: GcmKey::new(meta) }
+}
+
+/// The key for the names of a file's or directory's extended attributes.
+pub fn xattr_name_key(owner: &DataKey) -> SivKey {
+    SivKey::new(&expand(owner.expose(), "xat", &[]))
+}
+
+/// The key for the values of a file's or directory's extended attributes.
+pub fn xattr_value_key(owner: &DataKey) -> GcmKey {
+    gcm(owner.expose(), "xav", &[])
+}
+
+/// The XTS key pair for the `scope`-th TiB of a file.
+pub fn xts_keys(file: &DataKey, scope: u64) -> Secret<64> {
+    expand(file.expose(), "xts", &[&scope.to_le_bytes()])
+}
+
+/// The id of a directory. It is not secret: it stands in encryption contexts.
+pub fn directory_id(directory: &DataKey) -> [u8; 16] {
+    *expand::<16>(directory.expose(), "did", &[]).expose()
+}
+
+/// The key for the names in a directory.
+pub fn name_key(directory: &DataKey) -> SivKey {
+    SivKey::new(&expand(directory.expose(), "nam", &[]))
+}
+
+/// The key that hashes the long names in a directory.
+pub fn long_name_key(directory: &DataKey) -> Secret<32> {
+    expand(directory.expose(), "lng", &[])
+}
+
+/// HMAC-SHA-256 (RFC 2104) of a long name.
+pub fn hash_long_name(key: &Secret<32>, name: &[u8]) -> [u8; 32] {
+    hmac(key, &[name])
+}
+
+/// HMAC-SHA-256 over the concatenation of `parts`, which the caller must make unambiguous.
+pub fn hmac(key: &Secret<32>, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// SHA-256 (FIPS 180-4).
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// The key for the targets of a volume's symlinks.
+pub fn symlink_key(volume: &DataKey) -> GcmKey {
+    gcm(volume.expose(), "lnk", &[])
+}
+
+/// The key of one CiphertextBlob. A key for each blob lifts GCM's limit of 2^32 random nonces per
+/// key (SP 800-38D section 8.3), as AWS KMS does (Campagna and Gueron, Cryptography 2019 3(3):23).
+pub fn wrap_key(material: &Secret<32>, nonce: &Nonce, context: &[u8]) -> GcmKey {
+    gcm(material.expose(), "wrap", &[nonce, &sha256(context)])
+}
+
+/// What an unlock slot derives from its secret: the key-encryption key, and a commitment to it.
+pub fn slot_keys(secret: &Secret<32>, salt: &[u8; 16]) -> (GcmKey, [u8; 32]) {
+    let both = expand::<64>(secret.expose(), "slot", &[salt]);
+    let (kek, commitment) = halves(&both);
+    (GcmKey::new(kek), *commitment)
+}
+
+/// The key for the records of a keystore.
+pub fn store_key(root: &Secret<32>) -> GcmKey {
+    gcm(root.expose(), "store", &[])
+}
+
+/// The key for the mirror of a keystore.
+pub fn bundle_key(root: &Secret<32>) -> GcmKey {
+    gcm(root.expose(), "bundle", &[])
+}

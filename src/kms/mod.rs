@@ -1,0 +1,100 @@
+//! The embedded key management service, in the words and by the rules of AWS KMS.
+//!
+//! This room keeps customer master keys (CMKs) and wraps data keys under them. It refuses to know
+//! files, paths of the user's data, FUSE and errno.
+//!
+//! Invariants:
+//! - key material leaves this room only sealed; data keys leave it only through [`Kms`];
+//! - a CiphertextBlob is opaque to everyone else;
+//! - a mutation is durable before it is answered, and the bundle mirrors it.
+
+mod context;
+
+pub use context::{ContextError, EncryptionContext};
+
+use crate::crypto::DataKey;
+
+/// Who makes a request: the local user behind a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Process id, for the audit log.
+    pub pid: u32,
+}
+
+/// What the KMS returns for a wrapped key. Nothing outside this room looks inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CiphertextBlob(pub Vec<u8>);
+
+/// The id of a CMK (a uuid in text).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(pub String);
+
+/// Why the KMS refused. Variants carry AWS's exception names; the detail is for the owner's log only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KmsError {
+    /// DisabledException.
+    #[error("key {0} is disabled; enable it with: kmsfs key enable {0}")]
+    Disabled(String),
+    /// KMSInvalidStateException: pending deletion.
+    #[error("key {0} is pending deletion; cancel with: kmsfs key cancel-deletion {0}")]
+    InvalidState(String),
+    /// NotFoundException.
+    #[error("key {0} does not exist in this keystore")]
+    NotFound(String),
+    /// AccessDeniedException.
+    #[error("access denied: {0}")]
+    AccessDenied(String),
+    /// InvalidCiphertextException. Outside, all reasons look alike (an oracle tells too much).
+    #[error("the ciphertext is invalid")]
+    InvalidCiphertext(InvalidCiphertext),
+}
+
+/// The reason behind an InvalidCiphertextException: for the owner's log and for tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCiphertext {
+    /// Not a blob of this KMS.
+    #[error("malformed blob")]
+    Malformed,
+    /// Its key number names no CMK here.
+    #[error("unknown key number {0}")]
+    UnknownKey(u32),
+    /// The CMK has no such version of key material.
+    #[error("key number {0} has no version {1}")]
+    UnknownVersion(u32, u16),
+    /// Wrong encryption context, or an altered blob: GCM cannot tell which.
+    #[error("wrong encryption context or altered blob")]
+    WrongContext,
+}
+
+/// The data plane: all that the filesystem may ask of a KMS.
+pub trait Kms: Send + Sync {
+    /// GenerateDataKey: a fresh data key, and the same key wrapped under the newest version of `key`.
+    fn generate_data_key(
+        &self,
+        caller: &Caller,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(DataKey, CiphertextBlob), KmsError>;
+
+    /// Decrypt: the data key in `blob`, if it was wrapped under exactly this context.
+    fn decrypt(&self, caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError>;
+
+    /// ReEncrypt: the same data key under the newest version of `to_key` (of the blob's own CMK if `None`)
+    /// and another context.
+    fn re_encrypt(
+        &self,
+        caller: &Caller,
+        blob: &[u8],
+        from_context: &EncryptionContext,
+        to_key: Option<&KeyId>,
+        to_context: &EncryptionContext,
+    ) -> Result<CiphertextBlob, KmsError>;
+
+    /// Whether `blob` is wrapped under the newest version of `key`.
+    fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError>;
+}
