@@ -12,7 +12,7 @@ pub const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
 pub struct FakeKms {
     seed: u8,
     version: Mutex<u16>,
-    disabled: Mutex<bool>,
+    pub disabled: Mutex<bool>,
 }
 
 impl FakeKms {
@@ -24,11 +24,7 @@ impl FakeKms {
         *self.version.lock() += 1;
     }
 
-    pub fn disable(&self) {
-        *self.disabled.lock() = true;
-    }
-
-    fn material(&self, number: u32, version: u16) -> Secret<32> {
+    pub fn material(&self, number: u32, version: u16) -> Secret<32> {
         let id = [&[self.seed], &number.to_le_bytes()[..], &version.to_le_bytes()].concat();
         Secret::build(|out| out.copy_from_slice(&crate::crypto::derive::sha256(&id)))
     }

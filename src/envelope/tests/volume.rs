@@ -304,7 +304,7 @@ fn a_keystore_that_lacks_the_key_and_a_disabled_key_are_told_apart() {
     });
     assert!(matches!(open(dir.path(), &kms), Err(VolumeError::WrongKeystore { .. })));
     let (dir, _) = make(&kms);
-    kms.disable();
+    *kms.disabled.lock() = true;
     assert!(matches!(open(dir.path(), &kms), Err(VolumeError::Kms { source: KmsError::Disabled(_), .. })));
 }
 
