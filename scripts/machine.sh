@@ -63,12 +63,16 @@ need_cargo_tool() {
     done
 }
 
-# need_rust: cargo and its two companions, or advice.
+# need_cargo: cargo, or advice.
+need_cargo() {
+    have cargo && return 0
+    shout 'there is no Rust here. Install it from https://rustup.rs (1.89 or newer), open a new shell and run this again.'
+    return 1
+}
+
+# need_rust: cargo and the two companions that developers need.
 need_rust() {
-    if ! have cargo; then
-        shout 'there is no Rust here. Install it from https://rustup.rs (1.89 or newer), open a new shell and run this again.'
-        return 1
-    fi
+    need_cargo || return 1
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
         have rustup && rustup component add rustfmt clippy && return 0
         shout 'rustfmt or clippy is missing: rustup component add rustfmt clippy'
@@ -145,7 +149,7 @@ nothing_left() {
     return 1
 }
 
-leave_area() {
+unmount_area() {
     local mount pid
     cd /
     for mount in $(mounted_in_area); do
@@ -153,6 +157,10 @@ leave_area() {
             umount -l "$mount" 2>/dev/null || fusermount3 -uz "$mount" 2>/dev/null
     done
     for pid in $(still_running); do kill "$pid"; done
+}
+
+leave_area() {
+    unmount_area
     [ -n "$(mounted_in_area)" ] || rm -rf "$AREA"
 }
 
