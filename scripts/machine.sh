@@ -4,8 +4,9 @@
 # Environment:
 #   KMSFS_CACHE   downloads and tools that outlive a run (default /var/tmp/kmsfs-cache, or ~/.cache/kmsfs)
 #   KMSFS_AREA    where backing trees of tests are made (default /var/tmp); must support user xattrs
-#   KMSFS         the binary under test (default target/release/kmsfs)
+#   KMSFS_BIN     the binary under test (default target/release/kmsfs)
 
+export HOME=${HOME:-/root}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$HOME/.cargo/bin
 [ "$(id -u)" = 0 ] && default_cache=/var/tmp/kmsfs-cache || default_cache=${XDG_CACHE_HOME:-$HOME/.cache}/kmsfs
 KMSFS_CACHE=${KMSFS_CACHE:-$default_cache}
@@ -171,7 +172,7 @@ volume_make() {
     mkdir -p "$home/vault" "$home/mnt"
     printf 'test passphrase of %s\n' "$home" >"$home/passfile"
     chmod 600 "$home/passfile"
-    KMSFS_KEYSTORE=$home/keystore "$KMSFS" init "$home/vault" --unlock-time 1 --passfile "$home/passfile" "$@" >"$home/init.log" 2>&1 ||
+    KMSFS_KEYSTORE=$home/keystore "$KMSFS_BIN" init "$home/vault" --unlock-time 1 --passfile "$home/passfile" "$@" >"$home/init.log" 2>&1 ||
         { cat "$home/init.log"; return 1; }
 }
 
@@ -179,8 +180,8 @@ volume_make() {
 volume_mount() {
     local home=$AREA/$1
     shift
-    KMSFS_KEYSTORE=$home/keystore "$KMSFS" mount "$home/vault" "$home/mnt" --passfile "$home/passfile" "$@" </dev/null || return 1
+    KMSFS_KEYSTORE=$home/keystore "$KMSFS_BIN" mount "$home/vault" "$home/mnt" --passfile "$home/passfile" "$@" </dev/null || return 1
     mountpoint -q "$home/mnt" || { say "kmsfs mount returned 0 but $home/mnt is no mount"; return 1; }
 }
 
-volume_unmount() { "$KMSFS" umount "$AREA/$1/mnt" && ! mountpoint -q "$AREA/$1/mnt"; }
+volume_unmount() { "$KMSFS_BIN" umount "$AREA/$1/mnt" && ! mountpoint -q "$AREA/$1/mnt"; }
