@@ -51,7 +51,7 @@ need_packages() {
 }
 
 install_packages() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -qq install --no-install-recommends "$@" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@" >/dev/null
 }
 
 # need_cargo_tool CRATE...: a tool from crates.io, kept in the cache.
@@ -87,8 +87,7 @@ need_fuse() {
         modprobe fuse 2>/dev/null
         [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229 2>/dev/null
     fi
-    # Opening tells whether a kernel stands behind the node.
-    if ! (exec 3<>/dev/fuse) 2>/dev/null; then
+    if ! fuse_opens; then
         shout '/dev/fuse is missing or cannot be opened, so nothing can be mounted and the tests would prove nothing.'
         shout 'Load the module (modprobe fuse); in a container: --device /dev/fuse --cap-add SYS_ADMIN.'
         return 1
@@ -96,6 +95,11 @@ need_fuse() {
     # What udev sets wherever it runs: unprivileged mounts need it.
     if is_root && [ "$(stat -c %a /dev/fuse)" != 666 ]; then chmod 666 /dev/fuse; fi
     return 0
+}
+
+# Opening tells whether a kernel stands behind the node. For a user, fusermount3 opens it.
+fuse_opens() {
+    if is_root; then (exec 3<>/dev/fuse) 2>/dev/null; else [ -c /dev/fuse ]; fi
 }
 
 # need_users NAME...: unprivileged users for the tests.
