@@ -7,6 +7,7 @@
 pub mod content;
 pub mod crypto;
 pub mod envelope;
+pub mod fs;
 pub mod kms;
 pub mod names;
 pub mod sys;
