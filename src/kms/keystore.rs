@@ -4,28 +4,25 @@
 //! fails the earlier ones are taken back. At opening, the newer of records and bundle counts, and repairs the other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
-
 use super::bundle::{self, Header};
 use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
 use super::keyset::{self, ALIAS_PREFIX, KeySet};
 use super::recovery::RecoveryKey;
+use super::sealer::{STATE, Sealer};
 use super::slots::{self, Slot, UnlockSecret};
-use super::{KeyId, KeystoreError, key};
-use crate::crypto::{GcmKey, NONCE_LEN, Nonce, Secret, TAG_LEN, derive, random};
+use super::{KeyId, KeystoreError, key, lock};
+use crate::crypto::{Secret, derive};
 
 const RECORDS_NAME: &str = "db";
-const LOCK_NAME: &str = "lock";
 const HEADER: &[u8] = b"header";
-const STATE: &[u8] = b"state";
 const KEY_PREFIX: &str = "key/";
 /// How long opening waits for another process.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -37,7 +34,7 @@ pub(super) struct State {
     pub(super) keys: Arc<KeySet>,
 }
 
-/// The sealed records. Each is `nonce | ciphertext | tag`, bound to the keystore and to its own name.
+/// The sealed records.
 struct Records {
     db: sled::Db,
     path: PathBuf,
@@ -152,39 +149,6 @@ impl Records {
     }
 }
 
-struct Sealer {
-    key: GcmKey,
-    keystore: [u8; 16],
-    header: Vec<u8>,
-}
-
-impl Sealer {
-    fn new(root: &Secret<32>, header: &Header) -> Self {
-        Self { key: derive::store_key(root), keystore: *header.keystore.as_bytes(), header: header.encode(0) }
-    }
-
-    fn aad(&self, name: &[u8]) -> Vec<u8> {
-        // The digest of the state is what the slots and the generation are authenticated with.
-        let extra = if name == STATE { &self.header[..] } else { &[] };
-        [&self.keystore[..], name, extra].concat()
-    }
-
-    fn seal(&self, name: &[u8], plain: &[u8]) -> Vec<u8> {
-        let nonce: Nonce = random::array();
-        let mut sealed = vec![0; plain.len()];
-        let tag = self.key.seal(&nonce, &self.aad(name), plain, &mut sealed);
-        [&nonce[..], &sealed, &tag].concat()
-    }
-
-    fn open(&self, name: &[u8], record: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let (nonce, rest) = record.split_first_chunk::<NONCE_LEN>()?;
-        let (sealed, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-        let mut plain = Zeroizing::new(vec![0; sealed.len()]);
-        self.key.open(nonce, &self.aad(name), sealed, tag, &mut plain).ok()?;
-        Some(plain)
-    }
-}
-
 /// A keystore that is open for this process alone, but not unlocked.
 pub struct LockedKeystore {
     dir: PathBuf,
@@ -207,28 +171,6 @@ pub struct Keystore {
     restored: Option<String>,
     // Last: the records are closed before the lock is released.
     _lock: File,
-}
-
-fn take_lock(dir: &Path, deadline: Instant) -> Result<File, KeystoreError> {
-    let path = dir.join(LOCK_NAME);
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = open.map_err(KeystoreError::io("open", &path))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(error)) => return Err(KeystoreError::io("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let pid = (&file).take(20).read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
-                return Err(KeystoreError::InUse { dir: dir.to_path_buf(), pid });
-            }
-        }
-    }
-    // Only for the message above; the lock itself is what counts.
-    let note = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    note.map_err(KeystoreError::io("write", &path))?;
-    Ok(file)
 }
 
 impl LockedKeystore {
@@ -351,7 +293,7 @@ impl Keystore {
     /// [`KeystoreError::AlreadyExists`], [`KeystoreError::InUse`] or [`KeystoreError::Io`]. What had been made is removed.
     pub fn create(dir: &Path, secrets: &[UnlockSecret], unlock_ms: u32) -> Result<(Self, RecoveryKey), KeystoreError> {
         bundle_file::make_private_dir(dir)?;
-        let lock = take_lock(dir, Instant::now() + LOCK_WAIT)?;
+        let lock = lock::take(dir, Instant::now() + LOCK_WAIT)?;
         if Self::exists(dir) {
             return Err(KeystoreError::AlreadyExists(dir.to_path_buf()));
         }
@@ -406,7 +348,7 @@ impl Keystore {
             return Err(KeystoreError::NotFound(dir.to_path_buf()));
         }
         let deadline = Instant::now() + LOCK_WAIT;
-        let lock = take_lock(dir, deadline)?;
+        let lock = lock::take(dir, deadline)?;
         let bundle_path = dir.join(BUNDLE_NAME);
         let bundle = match bundle_file::load(&bundle_path) {
             Err(error @ KeystoreError::UnsupportedVersion { .. }) => return Err(error),

@@ -19,7 +19,9 @@ mod key;
 mod keyset;
 mod keystore;
 mod local;
+mod lock;
 mod recovery;
+mod sealer;
 mod slots;
 #[cfg(test)]
 mod tests;
