@@ -12,13 +12,30 @@ mod ops;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod raw;
 
+#[path = "mount/disk.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod disk;
+#[path = "mount/faults.rs"]
+mod faults;
 #[path = "mount/files.rs"]
 mod files;
 #[path = "mount/holes.rs"]
 mod holes;
+#[path = "mount/lifecycle.rs"]
+mod lifecycle;
 #[path = "mount/links.rs"]
 mod links;
+#[path = "mount/locks.rs"]
+mod locks;
+#[path = "mount/model.rs"]
+mod model;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/perms.rs"]
 mod perms;
+#[path = "mount/scale.rs"]
+mod scale;
+#[path = "mount/secrets.rs"]
+mod secrets;
+#[path = "mount/xattrs.rs"]
+mod xattrs;

@@ -45,6 +45,11 @@ pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, parse)
 }
 
+/// Whether a message tells what happened, why, and what to do next.
+pub fn is_advice(said: &str) -> bool {
+    said.contains("kmsfs: ") && said.contains("Next: ")
+}
+
 /// Polls until `done`, else panics with `what`.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -250,8 +255,7 @@ impl Mount {
     pub fn unmount(mut self) {
         let outcome = self.volume.umount();
         assert!(outcome.status.success(), "kmsfs umount: {}\nlog:\n{}", words(&outcome), self.log());
-        let status = self.wait_for_end();
-        assert!(status.success(), "the daemon ended with {status}; log:\n{}", self.log());
+        self.wait_end();
     }
 
     /// kill -9 of the daemon; the dead mount stays.
@@ -264,6 +268,12 @@ impl Mount {
     pub fn abandon(mut self) {
         detach(&self.volume.mountpoint);
         self.kill();
+    }
+
+    /// Waits until the daemon ended by itself, which it must do well.
+    pub fn wait_end(&mut self) {
+        let status = self.wait_for_end();
+        assert!(status.success(), "the daemon ended with {status}; log:\n{}", self.log());
     }
 
     fn wait_for_end(&mut self) -> ExitStatus {
