@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use super::{Envelope, VolumeError};
 
 pub(super) const KEYS_LOG: &str = ".kmsfs/keys.log";
+/// What was cut off: after a bad sector that may be more than one torn record.
+const CUT: &str = ".kmsfs/keys.log.cut";
 const ID_LEN: usize = 16;
 const PREFIX_LEN: usize = ID_LEN + 2;
 
@@ -32,7 +34,7 @@ pub struct KeysLog {
 
 impl KeysLog {
     /// Opens the log of the volume in `root`, making it if need be. The caller holds the volume's
-    /// lock: a record torn by a crash is cut off, so that what is appended can be read.
+    /// lock: a record torn by a crash is moved to `keys.log.cut`, so that what is appended can be read.
     ///
     /// # Errors
     /// [`VolumeError::Io`].
@@ -43,7 +45,11 @@ impl KeysLog {
             let bytes = fs::read(&path)?;
             let whole = split(&bytes).1 as u64;
             if whole < bytes.len() as u64 {
-                log::warn!("{}: cutting off a torn record at byte {whole}", path.display());
+                let cut = root.join(CUT);
+                log::warn!("{}: torn at byte {whole}; the rest goes to {}", path.display(), cut.display());
+                let mut cut = OpenOptions::new().append(true).create(true).mode(0o600).open(&cut)?;
+                cut.write_all(&bytes[whole as usize..])?;
+                cut.sync_all()?;
                 file.set_len(whole)?;
             }
             Ok((file, whole))
@@ -153,6 +159,8 @@ mod tests {
             KeysLog::open(dir.path()).unwrap().append(&[3; 16], &[3, 9]).unwrap();
             let records = KeysLog::read(dir.path()).unwrap();
             assert_eq!(records.iter().map(|r| r.directory[0]).collect::<Vec<_>>(), [1, 3], "torn by {torn}");
+            let record = [&[2; 16][..], &[3, 0, 3, 8, 8]].concat();
+            assert_eq!(fs::read(dir.path().join(CUT)).unwrap(), record[..21 - torn as usize]);
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fake::{CALLER, FakeKms};
 use crate::crypto::{DataKey, Suite};
@@ -233,20 +235,31 @@ fn the_store_makes_once_and_replaces_only_what_was_expected() {
 
 #[test]
 fn of_many_who_replace_the_same_envelope_one_wins() {
+    const THREADS: u8 = 4;
+    const ROUNDS: usize = 300;
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join("f")).unwrap();
     let store = XattrStore::default();
     store.create(file.as_fd(), b"old").unwrap();
-    let wins = std::thread::scope(|scope| {
-        let tries: Vec<_> = (0..8)
-            .map(|i| {
-                scope.spawn({
-                    let (store, file) = (&store, &file);
-                    move || store.replace(file.as_fd(), b"old", &[i])
-                })
-            })
-            .collect();
-        tries.into_iter().map(|t| t.join().unwrap()).filter(Result::is_ok).count()
+    let start = Barrier::new(usize::from(THREADS));
+    let wins = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (store, file, start, wins) = (&store, &file, &start, &wins);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    start.wait();
+                    let expected = store.load(file.as_fd()).unwrap().unwrap();
+                    start.wait();
+                    let new = format!("{round} by {thread}");
+                    match store.replace(file.as_fd(), &expected, new.as_bytes()) {
+                        Ok(()) => _ = wins.fetch_add(1, Ordering::Relaxed),
+                        Err(StoreError::Changed) => {}
+                        Err(e) => panic!("{e}"),
+                    }
+                }
+            });
+        }
     });
-    assert_eq!(wins, 1);
+    assert_eq!(wins.into_inner(), ROUNDS);
 }
