@@ -138,7 +138,7 @@ impl Sealer<'_> {
     /// # Errors
     /// [`EnvelopeError::Kms`]; `InvalidCiphertext` if the object was moved behind kmsfs's back.
     pub fn unlock(&self, envelope: &Envelope, place: Place) -> Result<DataKey, EnvelopeError> {
-        let context = self.context_of(envelope, place);
+        let context = self.context_of(envelope, place)?;
         self.either(envelope, |blob| self.kms.decrypt(self.caller, &blob.0, &context))
     }
 
@@ -151,7 +151,7 @@ impl Sealer<'_> {
         if envelope.linked {
             return Ok((envelope.clone(), envelope.clone()));
         }
-        let from = self.context_of(envelope, from);
+        let from = self.context_of(envelope, from)?;
         let to = self.binder.context(envelope.kind, to);
         // An interrupted move leaves two blobs, of which one opens here: that is the old place now.
         let (new, old) = self.either(envelope, |blob| {
@@ -184,7 +184,7 @@ impl Sealer<'_> {
     /// # Errors
     /// [`EnvelopeError::Kms`].
     pub fn rewrapped(&self, envelope: &Envelope, place: Place, key: Option<&KeyId>) -> Result<Envelope, EnvelopeError> {
-        let context = self.context_of(envelope, place);
+        let context = self.context_of(envelope, place)?;
         let blob = self.rewrap(envelope, place, key, &context)?;
         Ok(Envelope { kind: envelope.kind, linked: envelope.linked, blob, old_place: None })
     }
@@ -216,8 +216,14 @@ impl Sealer<'_> {
         Ok((data_key, Envelope { kind, linked: place == Place::Linked, blob, old_place: None }))
     }
 
-    fn context_of(&self, envelope: &Envelope, place: Place) -> Cow<'_, EncryptionContext> {
-        self.binder.context(envelope.kind, if envelope.linked { Place::Linked } else { place })
+    /// The context under which `envelope` must have been wrapped if the object is at `place`.
+    fn context_of(&self, envelope: &Envelope, place: Place) -> Result<Cow<'_, EncryptionContext>, EnvelopeError> {
+        match (envelope.linked, place) {
+            (true, _) => Ok(self.binder.context(envelope.kind, Place::Linked)),
+            (false, Place::In(_)) => Ok(self.binder.context(envelope.kind, place)),
+            // Else a LINKED envelope would open with its flag cleared.
+            (false, Place::Linked) => Err(KmsError::InvalidCiphertext(InvalidCiphertext::WrongContext).into()),
+        }
     }
 
     fn rewrap(
@@ -227,7 +233,7 @@ impl Sealer<'_> {
         key: Option<&KeyId>,
         to: &EncryptionContext,
     ) -> Result<CiphertextBlob, EnvelopeError> {
-        let from = self.context_of(envelope, from);
+        let from = self.context_of(envelope, from)?;
         self.either(envelope, |blob| self.kms.re_encrypt(self.caller, &blob.0, &from, key, to))
     }
 

@@ -42,7 +42,7 @@ pub trait EnvelopeStore: Send + Sync {
 /// Setting it is atomic on every filesystem that journals its metadata; it is durable after fsync of the object.
 #[derive(Debug, Default)]
 pub struct XattrStore {
-    /// Held from comparing to replacing. A volume has one writing process ([`super::lock`]), so no other lock is needed.
+    /// Held from comparing to replacing. A volume has one writing process ([`super::lock()`]), so no other lock is needed.
     replacing: Mutex<()>,
 }
 

@@ -1,6 +1,6 @@
 //! The backing file of an open file, as `content` wants to see it.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,10 +51,6 @@ impl BackingFile for Backing {
         self.with(|fd| sys::file::read_at(fd, buf, at.0))
     }
 
-    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], at: CipherOffset) -> io::Result<usize> {
-        self.with(|fd| sys::file::read_vectored_at(fd, bufs, at.0))
-    }
-
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
         self.with(|fd| sys::file::write_at(fd, buf, at.0))
     }
@@ -77,6 +73,10 @@ impl BackingFile for Backing {
             Err(Errno::OPNOTSUPP) => Ok(()),
             other => other,
         })
+    }
+
+    fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
+        self.with(|fd| Ok(sys::file::next_data(fd, at.0)?.map(CipherOffset)))
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -134,7 +134,8 @@ impl DirCache {
         let mut dirs = self.dirs.lock();
         if dirs.len() >= MAX_OPEN {
             // An eighth at a time, so that the sort is rare.
-            let mut used: Vec<u64> = dirs.iter().filter(|(ino, _)| **ino != Ino::ROOT).map(|(_, (_, used))| *used).collect();
+            let mut used: Vec<u64> =
+                dirs.iter().filter(|(ino, _)| **ino != Ino::ROOT).map(|(_, (_, used))| *used).collect();
             used.sort_unstable();
             let limit = used[used.len() / 8];
             dirs.retain(|ino, (_, used)| *ino == Ino::ROOT || *used > limit);
@@ -142,7 +143,7 @@ impl DirCache {
         dirs.insert(dir.ino, (dir, now));
     }
 
-    /// Closes the directory `ino`, because it was removed or its envelope changed.
+    /// Closes the directory `ino`, unless someone still lists it.
     pub fn forget(&self, ino: Ino) {
         self.dirs.lock().remove(&ino);
     }

@@ -1,7 +1,7 @@
 //! What can go wrong in the filesystem, and the errno that each case becomes.
 
 use crate::content;
-use crate::envelope::EnvelopeError;
+use crate::envelope::{EnvelopeError, MalformedEnvelope, StoreError};
 use crate::kms::KmsError;
 use crate::names::NameError;
 use crate::sys::Errno;
@@ -24,6 +24,22 @@ pub enum Error {
     /// A symlink target or an attribute value does not authenticate.
     #[error("{0} does not authenticate: it was altered in the backing tree, or belongs elsewhere")]
     Forged(&'static str),
+}
+
+impl From<MalformedEnvelope> for Error {
+    fn from(error: MalformedEnvelope) -> Self {
+        Self::Envelope(error.into())
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io(error) => error.into(),
+            // Two requests changed one envelope at the same time; the caller may try again.
+            StoreError::Exists | StoreError::Changed => Self::Sys(Errno::AGAIN),
+        }
+    }
 }
 
 impl From<Errno> for Error {

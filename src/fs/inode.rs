@@ -61,7 +61,8 @@ pub struct InodeTable {
 impl InodeTable {
     /// Notes that the kernel was told of `ino`; returns its generation.
     pub fn looked_up(&self, ino: Ino, at: Location, stat: &Stat) -> u64 {
-        let generation = stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
+        let generation =
+            stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
         let mut inodes = self.inodes.lock();
         let fresh = || Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind };
         let inode = inodes.entry(ino).or_insert_with(fresh);
@@ -80,15 +81,16 @@ impl InodeTable {
         generation
     }
 
-    /// Ends `count` references.
-    pub fn forget(&self, ino: Ino, count: u64) {
+    /// Ends `count` references. True if they were the last: the inode is unknown from now on.
+    pub fn forget(&self, ino: Ino, count: u64) -> bool {
         let mut inodes = self.inodes.lock();
-        if let Some(inode) = inodes.get_mut(&ino) {
-            inode.lookups = inode.lookups.saturating_sub(count);
-            if inode.lookups == 0 {
-                inodes.remove(&ino);
-            }
+        let Some(inode) = inodes.get_mut(&ino) else { return false };
+        inode.lookups = inode.lookups.saturating_sub(count);
+        let last = inode.lookups == 0;
+        if last {
+            inodes.remove(&ino);
         }
+        last
     }
 
     /// Every place where `ino` was seen, the most likely first. Empty if the kernel does not know it.
@@ -130,7 +132,8 @@ impl InodeTable {
     }
 
     /// How many inodes the kernel knows.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.inodes.lock().len()
     }
 }

@@ -49,7 +49,7 @@ pub use crate::sys::xattr::Mode as XattrMode;
 pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
-use crate::envelope::{Binder, Sealer, Volume, XattrStore};
+use crate::envelope::{Binder, KeysLog, NameForm, Sealer, Volume, XattrStore};
 use crate::kms::{KeyId, Kms};
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
@@ -96,6 +96,8 @@ pub struct EncryptedFs {
     /// Held for writing while an object's envelope and its directory change together.
     places: RwLock<()>,
     writeback: Writeback,
+    /// Mirrors of the keys of directories; absent on a read-only mount.
+    keys_log: Option<KeysLog>,
     uid: u32,
 }
 
@@ -104,16 +106,20 @@ impl EncryptedFs {
     ///
     /// # Errors
     /// If the backing tree cannot be opened, or the envelope of its root directory is missing or refused.
-    pub fn open(volume: Volume, kms: Arc<dyn Kms>, config: FsConfig) -> Result<Arc<Self>> {
+    pub fn new(volume: Volume, kms: Arc<dyn Kms>, config: FsConfig) -> Result<Arc<Self>> {
         let root = sys::dir::open_path(&config.backing)?;
         let stat = sys::stat::of_fd(&root)?;
+        let keys_log = if config.read_only { None } else { Some(open_keys_log(&config.backing)?) };
         let fs = Arc::new(Self {
             root_id: (stat.dev, stat.ino),
             kms,
             key_id: volume.header.key().clone(),
-            binder: volume.header.binder(),
+            binder: Binder::new(&volume.header),
             envelopes: XattrStore::default(),
-            name_encoding: volume.header.names(),
+            name_encoding: match volume.header.names() {
+                NameForm::Base64Url => NameEncoding::Base64Url,
+                NameForm::Base32 => NameEncoding::Base32,
+            },
             symlinks: Symlinks::new(&volume.key),
             long_links: LongLinks::open(root.as_fd())?,
             root,
@@ -125,6 +131,7 @@ impl EncryptedFs {
             dir_handles: Handles::default(),
             places: RwLock::default(),
             writeback: Writeback::default(),
+            keys_log,
             uid: sys::process::effective_uid(),
         });
         let caller = Caller { uid: fs.uid, gid: sys::process::effective_gid(), pid: std::process::id() };
@@ -181,4 +188,11 @@ impl EncryptedFs {
         let foreign = self.config.allow_other && self.uid == 0 && (caller.uid != 0 || caller.gid != 0);
         foreign.then_some((caller.uid, caller.gid))
     }
+}
+
+fn open_keys_log(backing: &std::path::Path) -> Result<KeysLog> {
+    KeysLog::open(backing).map_err(|error| {
+        log::error!("{error}");
+        Error::Sys(Errno::IO)
+    })
 }

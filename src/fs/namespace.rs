@@ -153,9 +153,8 @@ impl EncryptedFs {
             }
             return Err(error);
         }
-        let told = self
-            .give_name_to_caller(caller, &dir, stored(&encoded), perm)
-            .and_then(|()| self.look(&dir, &encoded, at));
+        let told =
+            self.give_name_to_caller(caller, &dir, stored(&encoded), perm).and_then(|()| self.look(&dir, &encoded, at));
         told.inspect_err(|_| {
             let _ = sys::dir::unlink(dir.fd(), stored(&encoded));
             dir.retire(&encoded);
@@ -163,14 +162,7 @@ impl EncryptedFs {
     }
 
     /// Makes a fifo, socket, device node or empty regular file.
-    pub fn mknod(
-        &self,
-        caller: &Caller,
-        at: Location,
-        kind: FileKind,
-        new: NewMode,
-        rdev: u64,
-    ) -> Result<Looked> {
+    pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
         let perm = self.dir(caller, at.parent)?.creation_perm(new.perm, new.umask)?;
         self.make(caller, at, Some(perm), |dir, name| {
             Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
@@ -192,13 +184,7 @@ impl EncryptedFs {
         let temporary = format!(".kmsfs.new.{:016x}", u64::from_le_bytes(random::array()));
         parent.prepare(&encoded)?;
         let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
-            sys::dir::rename(
-                parent.fd(),
-                temporary.as_bytes(),
-                parent.fd(),
-                stored(&encoded),
-                RenameFlags::NOREPLACE,
-            )?;
+            sys::dir::rename(parent.fd(), temporary.as_bytes(), parent.fd(), stored(&encoded), RenameFlags::NOREPLACE)?;
             Ok((fd, key))
         });
         let (fd, key) = made.inspect_err(|error| {
@@ -303,7 +289,8 @@ impl EncryptedFs {
         let dir = self.dir(caller, to.parent)?;
         let encoded = dir.encode(&to.name)?;
         dir.prepare(&encoded)?;
-        let linked = self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
+        let linked =
+            self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
         let looked = linked.inspect_err(|error| {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
@@ -366,7 +353,10 @@ impl EncryptedFs {
 
     /// The kernel gives up `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.inodes.forget(ino, count);
+        if self.inodes.forget(ino, count) && ino != Ino::ROOT {
+            // A directory that was removed answered through its descriptor until now.
+            self.dirs.forget(ino);
+        }
     }
 
     /// Appends the mirror of a directory's key to `.kmsfs/keys.log`.
@@ -379,7 +369,13 @@ impl EncryptedFs {
     ) -> Result<()> {
         let mirror = self.sealer(caller).mirror(envelope, place)?;
         let id = crate::crypto::derive::directory_id(key);
-        Ok(crate::envelope::append_mirror(self.root.as_fd(), &id, &mirror)?)
+        match &self.keys_log {
+            Some(log) => log.append(&id, &mirror).map_err(|error| {
+                log::error!("{error}");
+                Error::Sys(Errno::IO)
+            }),
+            None => Err(Errno::ROFS.into()),
+        }
     }
 
     /// Attributes of a backing object, for callers that hold its directory.

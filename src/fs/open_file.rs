@@ -241,7 +241,7 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
+    pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
             let parent = self.dir(caller, location.parent)?;
             let name = parent.encode(&location.name)?;
@@ -287,10 +287,12 @@ impl EncryptedFs {
 
     fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
         match self.envelopes.load(file.backing.fd().as_fd()) {
-            Err(error) if sys::errno_of(&error) == Errno::ACCESS => self.at_location(caller, file.ino, |parent, name, _| {
-                let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
-                relax::retry(parent.fd(), stored(name), 0o400, load)
-            }),
+            Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
+                self.at_location(caller, file.ino, |parent, name, _| {
+                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
+                    relax::retry(parent.fd(), stored(name), 0o400, load)
+                })
+            }
             other => Ok(other?),
         }
     }
@@ -303,6 +305,14 @@ impl EncryptedFs {
         match self.at_location(caller, file.ino, |parent, _, _| Ok(parent.place())) {
             Err(super::Error::Sys(Errno::STALE)) => Ok(Place::Linked),
             other => other,
+        }
+    }
+
+    /// The same for an object that need not be open.
+    pub(super) fn place_by_name(&self, caller: &Caller, ino: Ino) -> Result<Place> {
+        match self.files.peek(ino) {
+            Some(file) => self.place_of(caller, &file),
+            None => self.at_location(caller, ino, |parent, _, _| Ok(parent.place())),
         }
     }
 

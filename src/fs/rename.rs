@@ -1,7 +1,5 @@
 //! rename(2): within a directory it is one system call; across directories the envelopes move too.
 
-use std::os::fd::AsFd;
-
 use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::{EncryptedFs, Error, Ino, Location};
@@ -14,7 +12,6 @@ use crate::sys::{self, Errno, FileKind, Stat};
 /// One side of a rename: a name, and what is there.
 struct Side<'a> {
     dir: &'a Dir,
-    at: &'a Location,
     name: EncodedName,
     /// What the name leads to.
     found: Option<(Ino, Stat)>,
@@ -68,14 +65,14 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn side<'a>(&self, dir: &'a Dir, at: &'a Location) -> Result<Side<'a>> {
+    fn side<'a>(&self, dir: &'a Dir, at: &Location) -> Result<Side<'a>> {
         let name = dir.encode(&at.name)?;
         let found = match self.stat_in(dir, &name) {
             Ok(stat) => Some((self.ino_of(&stat)?, stat)),
             Err(Error::Sys(Errno::NOENT)) => None,
             Err(error) => return Err(error),
         };
-        Ok(Side { dir, at, name, found, home: None })
+        Ok(Side { dir, name, found, home: None })
     }
 
     fn rename_backing(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {

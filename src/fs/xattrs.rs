@@ -7,9 +7,9 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::{EncryptedFs, Error, Ino, relax};
 use crate::crypto::DataKey;
-use crate::envelope::{Envelope, EnvelopeStore};
+use crate::envelope::Envelope;
 use crate::kms::Caller;
-use crate::names::Xattrs;
+use crate::names::{NameError, Xattrs};
 use crate::sys::dir::Access;
 use crate::sys::xattr::{Mode, Target};
 use crate::sys::{self, Errno, FileKind};
@@ -39,7 +39,7 @@ impl EncryptedFs {
                 return Ok(sys::xattr::get(owner.target(), name)?);
             };
             let Some(xattrs) = self.xattrs_of(caller, ino, owner)? else { return Ok(None) };
-            let Some(value) = sys::xattr::get(owner.target(), xattrs.encode_name(plain)?.as_bytes())? else {
+            let Some(value) = sys::xattr::get(owner.target(), stored_name(&xattrs, plain)?.as_bytes())? else {
                 return Ok(None);
             };
             let opened = xattrs.open_value(plain, &value);
@@ -66,7 +66,7 @@ impl EncryptedFs {
             };
             let xattrs = self.xattrs_for_writing(caller, ino, owner)?;
             let sealed = xattrs.seal_value(plain, value);
-            Ok(sys::xattr::set(owner.target(), xattrs.encode_name(plain)?.as_bytes(), &sealed, mode)?)
+            Ok(sys::xattr::set(owner.target(), stored_name(&xattrs, plain)?.as_bytes(), &sealed, mode)?)
         });
         set.map_err(|error| self.report(ino, error))
     }
@@ -81,7 +81,7 @@ impl EncryptedFs {
             let removed = match name.strip_prefix(USER) {
                 None => sys::xattr::remove(owner.target(), name)?,
                 Some(plain) => match self.xattrs_of(caller, ino, owner)? {
-                    Some(xattrs) => sys::xattr::remove(owner.target(), xattrs.encode_name(plain)?.as_bytes())?,
+                    Some(xattrs) => sys::xattr::remove(owner.target(), stored_name(&xattrs, plain)?.as_bytes())?,
                     None => false,
                 },
             };
@@ -105,7 +105,7 @@ impl EncryptedFs {
                     names.push(0);
                     continue;
                 }
-                if !name.starts_with(crate::names::XATTR_PREFIX) {
+                if name == crate::envelope::ATTRIBUTE.as_bytes() {
                     continue;
                 }
                 if xattrs.is_none() {
@@ -128,9 +128,9 @@ impl EncryptedFs {
         if let Some(file) = self.files.peek(ino) {
             let owner = Owner { fd: file.backing.fd(), place_only: false, dir: None };
             return match act(&owner) {
-                Err(Error::Sys(Errno::ACCESS)) => {
-                    self.at_location(caller, ino, |parent, name, _| relax::retry(parent.fd(), stored(name), bits, || act(&owner)))
-                }
+                Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, ino, |parent, name, _| {
+                    relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+                }),
                 other => other,
             };
         }
@@ -151,7 +151,9 @@ impl EncryptedFs {
         if let Some(dir) = &owner.dir {
             return Ok(Some(Xattrs::new(&dir.key)));
         }
-        let Some(stored) = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE)? else { return Ok(None) };
+        let Some(stored) = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())? else {
+            return Ok(None);
+        };
         let envelope = Envelope::parse(&stored)?;
         let _places = self.places.read();
         let place = self.place_by_name(caller, ino)?;
@@ -175,5 +177,13 @@ impl EncryptedFs {
         };
         self.release_file(&file);
         Ok(Xattrs::new(&made?.0))
+    }
+}
+
+/// xattr(7) has ERANGE for names that are too long.
+fn stored_name(xattrs: &Xattrs, plain: &[u8]) -> Result<String> {
+    match xattrs.encode_name(plain) {
+        Err(NameError::TooLong) => Err(Errno::RANGE.into()),
+        other => Ok(other?),
     }
 }

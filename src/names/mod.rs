@@ -12,6 +12,8 @@
 
 mod directory;
 mod symlink;
+#[cfg(test)]
+mod tests;
 mod text;
 mod xattr;
 

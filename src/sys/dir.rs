@@ -4,9 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, RawDir, SeekFrom, Timespec, Timestamps, Uid, UTIME_NOW, UTIME_OMIT,
-};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RawDir, SeekFrom, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::{Errno, Result};
 
 use super::{FileKind, Time};
@@ -124,13 +122,7 @@ pub fn remove_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 }
 
 /// renameat2(2).
-pub fn rename(
-    from: BorrowedFd<'_>,
-    name: &[u8],
-    to: BorrowedFd<'_>,
-    to_name: &[u8],
-    flags: RenameFlags,
-) -> Result<()> {
+pub fn rename(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, to_name: &[u8], flags: RenameFlags) -> Result<()> {
     rustix::fs::renameat_with(from, name, to, to_name, flags)
 }
 

@@ -1,9 +1,8 @@
 //! Operations on an open file.
 
-use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{FallocateFlags, Gid, Mode, Uid};
+use rustix::fs::{FallocateFlags, Gid, Mode, SeekFrom, Uid};
 use rustix::io::{Errno, Result};
 
 use super::dir::{SetTime, timestamps};
@@ -20,12 +19,6 @@ pub fn read_at(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize> {
         }
     }
     Ok(done)
-}
-
-/// Reads at `at` into several buffers; returns the bytes read, fewer only at the end of the file or when
-/// the kernel stops early.
-pub fn read_vectored_at(fd: BorrowedFd<'_>, bufs: &mut [IoSliceMut<'_>], at: u64) -> Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::preadv(fd, bufs, at))
 }
 
 /// Writes all of `buf` at `at`. On error a part may have been written.
@@ -90,4 +83,15 @@ pub fn flags(fd: BorrowedFd<'_>) -> Result<u32> {
 /// Sets the inode flags that chattr(1) sets (FS_IOC_SETFLAGS).
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     rustix::fs::ioctl_setflags(fd, rustix::fs::IFlags::from_bits_retain(flags))
+}
+
+/// The first place at or behind `at` that may hold data (SEEK_DATA); `at` itself where the store cannot tell.
+/// Moves the position of the descriptor.
+pub fn next_data(fd: BorrowedFd<'_>, at: u64) -> Result<Option<u64>> {
+    match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL) => Ok(Some(at)),
+        Err(error) => Err(error),
+    }
 }

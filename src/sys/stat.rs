@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn times_survive_the_way_there_and_back() {
-        for (seconds, nanos) in [(0, 0), (946_684_799, 123_456_789), (-1, 0), (-1, 1), (-5, 999_999_999), (1 << 33, 7)] {
+        for (seconds, nanos) in [(0, 0), (946_684_799, 123_456_789), (-1, 0), (-1, 1), (-5, 999_999_999), (1 << 33, 7)]
+        {
             let time = Time { seconds, nanos };
             assert_eq!(Time::from(SystemTime::from(time)), time);
         }

@@ -1,0 +1,402 @@
+//! Volumes, mounts and places to test in; drives the real binary.
+//!
+//! With `KMSFS_TEST_PLAIN=1` a [`Place`] is a plain directory: what fails there is wrong in the test, not in kmsfs.
+//! Other variables: `KMSFS_BIN`, another binary; `TMPDIR`, where volumes are made (it needs user xattrs).
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// Whether tests run in plain directories.
+pub fn plain() -> bool {
+    std::env::var_os("KMSFS_TEST_PLAIN").is_some_and(|value| value == "1")
+}
+
+/// True, with a word on stderr, where a test has nothing to say about a plain directory.
+pub fn skipped_in_plain_mode() -> bool {
+    if plain() {
+        eprintln!("passed over: it needs a real mount");
+    } else {
+        need_root_and_fuse();
+    }
+    plain()
+}
+
+fn need_root_and_fuse() {
+    assert!(rustix::process::geteuid().is_root(), "these tests mount and change users: run them as root");
+    assert!(plain() || Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests mount (modprobe fuse)");
+}
+
+/// A number from the environment, or `default`.
+pub fn setting(name: &str, default: u64) -> u64 {
+    let parse = |text: String| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number"));
+    std::env::var(name).map_or(default, parse)
+}
+
+/// Whether a message tells what happened, why, and what to do next.
+pub fn is_advice(said: &str) -> bool {
+    said.contains("kmsfs: ") && said.contains("Next: ")
+}
+
+/// Polls until `done`, else panics with `what`.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("KMSFS_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_kmsfs")), PathBuf::from)
+}
+
+/// A backing tree, its keystore, its passphrase and its mountpoint, all in a temporary folder.
+#[derive(Clone)]
+pub struct Volume {
+    base: Arc<TempDir>,
+    binary: PathBuf,
+    user: Option<u32>,
+    pub backing: PathBuf,
+    pub keystore: PathBuf,
+    pub passfile: PathBuf,
+    pub mountpoint: PathBuf,
+}
+
+impl Volume {
+    /// A fresh volume.
+    pub fn new() -> Volume {
+        Volume::with(&[])
+    }
+
+    /// A fresh volume, `init` with more arguments.
+    pub fn with(arguments: &[&str]) -> Volume {
+        let volume = Volume::folders();
+        volume.init(arguments);
+        volume
+    }
+
+    /// Everything but the volume itself.
+    pub fn folders() -> Volume {
+        let base = TempDir::with_prefix("kmsfs-test-").expect("temporary folder");
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        let at = base.path().canonicalize().expect("path of the temporary folder");
+        let volume = Volume {
+            binary: binary(),
+            user: None,
+            backing: at.join("backing"),
+            keystore: at.join("keystore"),
+            passfile: at.join("passphrase"),
+            mountpoint: at.join("mountpoint"),
+            base: Arc::new(base),
+        };
+        fs::create_dir(&volume.backing).expect("backing folder");
+        fs::create_dir(&volume.mountpoint).expect("mountpoint");
+        fs::write(&volume.passfile, format!("{PASSPHRASE}\n")).expect("passphrase file");
+        volume
+    }
+
+    /// A fresh volume of an ordinary user, who makes and mounts it.
+    pub fn of_user(user: u32) -> Volume {
+        let mut volume = Volume::folders();
+        // the build folder may be closed to that user
+        volume.binary = volume.base().join("kmsfs");
+        fs::copy(binary(), &volume.binary).expect("copy of the binary");
+        volume.user = Some(user);
+        for path in [volume.base.path(), &volume.backing, &volume.mountpoint, &volume.passfile] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("chown");
+        }
+        volume.init(&[]);
+        volume
+    }
+
+    /// The temporary folder, for what a test needs besides.
+    pub fn base(&self) -> PathBuf {
+        self.base.path().canonicalize().expect("path of the temporary folder")
+    }
+
+    /// `kmsfs init`.
+    pub fn init(&self, arguments: &[&str]) {
+        let mut all = vec![OsStr::new("init"), OsStr::new("--unlock-time"), OsStr::new("1"), self.backing.as_os_str()];
+        all.extend(arguments.iter().map(OsStr::new));
+        let outcome = self.run(&all);
+        assert!(outcome.status.success(), "kmsfs init: {}", words(&outcome));
+    }
+
+    /// A command of the volume's user, without secrets.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.stdin(Stdio::null()).env("HOME", self.base.path()).env_remove("KMSFS_KEYSTORE");
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).current_dir("/");
+        }
+        command
+    }
+
+    /// Runs `kmsfs ARGUMENTS` with the volume's keystore and passphrase.
+    pub fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
+        let mut command = self.command();
+        command.args(arguments).arg("--keystore").arg(&self.keystore).arg("--passfile").arg(&self.passfile);
+        command.output().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display()))
+    }
+
+    /// Mounts, or panics with what kmsfs said. Arguments as of `kmsfs mount`.
+    pub fn mount(&self, arguments: &[&str]) -> Mount {
+        self.try_mount(arguments).unwrap_or_else(|refusal| panic!("kmsfs mount: {refusal:?}"))
+    }
+
+    /// Mounts in the foreground with the log kept, or gives the refusal.
+    pub fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Refusal> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.base.path().join(format!("log.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let stderr = File::create(&log).expect("log file");
+        let mut command = self.command();
+        command.arg("mount").arg(&self.backing).arg(&self.mountpoint).arg("-f").args(arguments);
+        command.arg("--keystore").arg(&self.keystore).arg("--passfile").arg(&self.passfile);
+        if self.user.is_none() {
+            command.args(["-o", "allow_other"]);
+        }
+        let layers = mounts_on(&self.mountpoint);
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn();
+        let mut child = child.unwrap_or_else(|e| panic!("{}: {e}", self.binary.display()));
+        let mut ended = None;
+        wait_until("the mount", || {
+            ended = child.try_wait().expect("wait for kmsfs");
+            ended.is_some() || mounts_on(&self.mountpoint) > layers
+        });
+        match ended {
+            Some(status) => Err(Refusal { code: status.code(), said: read_text(&log) }),
+            None => Ok(Mount { volume: self.clone(), child, log }),
+        }
+    }
+
+    /// `kmsfs umount` of the volume's mountpoint.
+    pub fn umount(&self) -> Output {
+        let mut command = self.command();
+        command.arg("umount").arg(&self.mountpoint).output().expect("kmsfs umount")
+    }
+}
+
+/// A mount that did not come about.
+#[derive(Debug)]
+pub struct Refusal {
+    /// None: killed by a signal.
+    pub code: Option<i32>,
+    pub said: String,
+}
+
+/// What a command said, for a panic.
+pub fn words(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{}\n{out}{err}", output.status)
+}
+
+fn read_text(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// How many filesystems are mounted on `path`; asks no filesystem, so a dead mount cannot hang it.
+pub fn mounts_on(path: &Path) -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    table.lines().filter(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path)).count()
+}
+
+/// A mounted volume with its daemon in the foreground; unmounts when dropped.
+pub struct Mount {
+    volume: Volume,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Mount {
+    pub fn dir(&self) -> &Path {
+        &self.volume.mountpoint
+    }
+
+    /// `dir/name`.
+    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.volume.mountpoint.join(name)
+    }
+
+    /// Process id of the daemon.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the daemon has written to its stderr so far.
+    pub fn log(&self) -> String {
+        read_text(&self.log)
+    }
+
+    /// Waits for a line of the log that contains all of `parts`.
+    pub fn wait_log(&self, parts: &[&str]) {
+        let found = || self.log().lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        let start = Instant::now();
+        while !found() {
+            assert!(start.elapsed() < Duration::from_secs(5), "no line with {parts:?} in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Unmounts with `kmsfs umount` and waits for the daemon, which must end well.
+    pub fn unmount(mut self) {
+        let outcome = self.volume.umount();
+        assert!(outcome.status.success(), "kmsfs umount: {}\nlog:\n{}", words(&outcome), self.log());
+        self.wait_end();
+    }
+
+    /// kill -9 of the daemon; the dead mount stays.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait for the daemon");
+    }
+
+    /// Lets go of a mount whose backing store died: detaches it and ends the daemon.
+    pub fn abandon(mut self) {
+        detach(&self.volume.mountpoint);
+        self.kill();
+    }
+
+    /// Waits until the daemon ended by itself, which it must do well.
+    pub fn wait_end(&mut self) {
+        let status = self.wait_for_end();
+        assert!(status.success(), "the daemon ended with {status}; log:\n{}", self.log());
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the daemon to end", || {
+            status = self.child.try_wait().expect("wait for the daemon");
+            status.is_some()
+        });
+        status.expect("it ended")
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let running = matches!(self.child.try_wait(), Ok(None));
+        if !running && mounts_on(&self.volume.mountpoint) == 0 {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the daemon ({}):\n{}", self.child.id(), self.log());
+        }
+        if !running || !self.volume.umount().status.success() {
+            detach(&self.volume.mountpoint);
+        }
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if start.elapsed() > Duration::from_secs(20) {
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// umount -l, last resort.
+pub fn detach(mountpoint: &Path) {
+    let _ = rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH);
+}
+
+enum Kind {
+    Plain,
+    Shared { _mount: Arc<Mount> },
+    Own { volume: Volume, mount: Option<Mount> },
+}
+
+/// An empty directory of mode 0755 to test in, on a mount or (plain mode) not.
+pub struct Place {
+    dir: PathBuf,
+    kind: Kind,
+    _folder: Option<TempDir>,
+}
+
+impl Place {
+    /// On a mount that other tests use at the same time.
+    pub fn shared() -> Place {
+        if let Some(place) = Place::plain() {
+            return place;
+        }
+        static MOUNT: Mutex<Weak<Mount>> = Mutex::new(Weak::new());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut slot: MutexGuard<'_, Weak<Mount>> = MOUNT.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = slot.upgrade().filter(|mount| fs::read_dir(mount.dir()).is_ok());
+        let mount = usable.unwrap_or_else(|| Arc::new(Volume::new().mount(&[])));
+        *slot = Arc::downgrade(&mount);
+        let dir = mount.at(format!("place{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&dir).expect("a place in the shared mount");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+        Place { dir, kind: Kind::Shared { _mount: mount }, _folder: None }
+    }
+
+    /// On a mount of its own, which can be mounted anew.
+    pub fn own() -> Place {
+        Place::own_with(&[])
+    }
+
+    /// The same, `kmsfs mount` with more arguments.
+    pub fn own_with(arguments: &[&str]) -> Place {
+        if let Some(place) = Place::plain() {
+            return place;
+        }
+        let volume = Volume::new();
+        let mount = volume.mount(arguments);
+        Place { dir: mount.at(""), kind: Kind::Own { volume, mount: Some(mount) }, _folder: None }
+    }
+
+    fn plain() -> Option<Place> {
+        need_root_and_fuse();
+        if !plain() {
+            return None;
+        }
+        let folder = TempDir::with_prefix("kmsfs-plain-").expect("temporary folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        Some(Place { dir: folder.path().to_path_buf(), kind: Kind::Plain, _folder: Some(folder) })
+    }
+
+    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Unmounts and mounts again; only for a place of its own.
+    pub fn remount(&mut self, arguments: &[&str]) {
+        match &mut self.kind {
+            Kind::Plain => {}
+            Kind::Shared { .. } => panic!("a shared mount cannot be mounted anew"),
+            Kind::Own { volume, mount } => {
+                mount.take().expect("mounted").unmount();
+                *mount = Some(volume.mount(arguments));
+            }
+        }
+    }
+
+    /// Process id of the daemon of an own mount; this process in plain mode.
+    pub fn daemon(&self) -> u32 {
+        match &self.kind {
+            Kind::Own { mount: Some(mount), .. } => mount.pid(),
+            _ => std::process::id(),
+        }
+    }
+}
+
+impl std::ops::Deref for Place {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.dir
+    }
+}

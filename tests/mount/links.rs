@@ -1,0 +1,180 @@
+//! Hard links, symbolic links and special files.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use rustix::fs::{FileType, RenameFlags, makedev};
+
+use crate::harness::Place;
+use crate::ops::{Errno, lstat, mkdir, mknod, open_rw, pattern, read, rename, said, set_times, write};
+
+#[test]
+fn a_hard_link_shows_its_plain_size_at_once() {
+    let place = Place::shared();
+    let (a, b) = (place.at("a"), place.at("b"));
+    for size in [4, 5000] {
+        write(&a, pattern(1, 0, size));
+        fs::hard_link(&a, &b).expect("link");
+        let (first, second) = (lstat(&a), lstat(&b));
+        assert_eq!((second.len(), second.ino(), second.nlink()), (size as u64, first.ino(), 2));
+        assert!(read(&b) == pattern(1, 0, size));
+        fs::remove_file(&b).expect("unlink");
+        assert_eq!(lstat(&a).nlink(), 1);
+    }
+}
+
+#[test]
+fn hard_links_across_directories_outlive_each_other_and_remounts() {
+    let mut place = Place::own();
+    mkdir(&place.at("d"));
+    mkdir(&place.at("e"));
+    let [a, b, c] = ["d/a", "e/b", "c"].map(|name| place.at(name));
+    write(&a, pattern(1, 0, 5000));
+    fs::hard_link(&a, &b).expect("link into another directory");
+    fs::hard_link(&b, &c).expect("link into the root");
+    open_rw(&c).set_len(100_000).expect("grow by one name");
+    place.remount(&[]);
+    for path in [&a, &b, &c] {
+        assert_eq!((lstat(path).nlink(), lstat(path).len()), (3, 100_000), "{}", path.display());
+        assert!(read(path)[..5000] == pattern(1, 0, 5000), "{}", path.display());
+    }
+    fs::remove_file(&a).expect("unlink");
+    rename(&b, &place.at("d/moved"), RenameFlags::empty()).expect("rename of a linked file");
+    fs::remove_file(&c).expect("unlink");
+    place.remount(&[]);
+    assert_eq!(lstat(&place.at("d/moved")).nlink(), 1);
+    assert!(read(&place.at("d/moved"))[..5000] == pattern(1, 0, 5000));
+}
+
+#[test]
+fn an_empty_file_linked_elsewhere_can_be_filled_by_either_name() {
+    let mut place = Place::own();
+    mkdir(&place.at("d"));
+    write(&place.at("a"), b"");
+    fs::hard_link(place.at("a"), place.at("d/b")).expect("link");
+    write(&place.at("d/b"), pattern(1, 0, 9000));
+    place.remount(&[]);
+    assert!(read(&place.at("a")) == pattern(1, 0, 9000));
+    assert!(read(&place.at("d/b")) == pattern(1, 0, 9000));
+}
+
+#[test]
+fn links_that_must_fail_fail() {
+    let place = Place::shared();
+    mkdir(&place.at("d"));
+    write(&place.at("f"), b"x");
+    write(&place.at("g"), b"y");
+    assert_eq!(said(fs::hard_link(place.at("d"), place.at("e"))), Err(Errno::PERM));
+    assert_eq!(said(fs::hard_link(place.at("f"), place.at("g"))), Err(Errno::EXIST));
+    assert_eq!(said(fs::hard_link(place.at("no"), place.at("h"))), Err(Errno::NOENT));
+    assert_eq!((read(&place.at("f")), read(&place.at("g"))), (b"x".to_vec(), b"y".to_vec()));
+}
+
+/// The longest target that the backing link holds is 3043 bytes; the kernel takes up to 4095.
+const TARGET_LENGTHS: [usize; 7] = [1, 15, 255, 3042, 3043, 3044, 4095];
+
+#[test]
+fn symlinks_of_every_length_read_back() {
+    let mut place = Place::own();
+    for len in TARGET_LENGTHS {
+        symlink("t".repeat(len), place.at(format!("s{len}"))).unwrap_or_else(|e| panic!("symlink of {len}: {e}"));
+    }
+    for round in 0..2 {
+        for len in TARGET_LENGTHS {
+            let path = place.at(format!("s{len}"));
+            assert_eq!(lstat(&path).len(), len as u64, "lstat length in round {round}");
+            let target = fs::read_link(&path).unwrap_or_else(|e| panic!("readlink of {len}: {e}"));
+            assert_eq!(target.as_os_str(), &*"t".repeat(len), "target in round {round}");
+        }
+        place.remount(&[]);
+    }
+    for len in TARGET_LENGTHS {
+        let path = place.at(format!("s{len}"));
+        rename(&path, &place.at("moved"), RenameFlags::empty()).expect("rename of a symlink");
+        assert_eq!(fs::read_link(place.at("moved")).expect("readlink").as_os_str().len(), len);
+        fs::remove_file(place.at("moved")).expect("unlink of a symlink");
+    }
+    assert_eq!(fs::read_dir(&*place).expect("read directory").count(), 0);
+}
+
+#[test]
+fn too_long_or_empty_targets_are_refused() {
+    let place = Place::shared();
+    assert_eq!(said(symlink("t".repeat(4096), place.at("s"))), Err(Errno::NAMETOOLONG));
+    assert_eq!(said(symlink("", place.at("s"))), Err(Errno::NOENT));
+}
+
+#[test]
+fn symlinks_are_followed() {
+    let place = Place::shared();
+    mkdir(&place.at("d"));
+    write(&place.at("d/f"), b"through links");
+    symlink("d", place.at("to_d")).expect("symlink");
+    symlink("to_d/f", place.at("to_f")).expect("symlink");
+    symlink(place.at("to_f"), place.at("absolute")).expect("symlink");
+    symlink("loop", place.at("loop")).expect("symlink");
+    assert_eq!(read(&place.at("absolute")), b"through links");
+    assert_eq!(said(fs::read(place.at("loop")).map(drop)), Err(Errno::LOOP));
+}
+
+#[test]
+fn lstat_leaves_the_atime_of_a_symlink_alone() {
+    let place = Place::shared();
+    let path = place.at("s");
+    symlink("target", &path).expect("symlink");
+    let old = (1_000_000_000, 5);
+    set_times(&path, old, (1_000_000_100, 7)).expect("utimensat of a symlink");
+    for _ in 0..3 {
+        let stat = lstat(&path);
+        assert_eq!(
+            (stat.atime(), stat.atime_nsec(), stat.mtime(), stat.mtime_nsec()),
+            (old.0, old.1, 1_000_000_100, 7)
+        );
+        fs::read_dir(&*place).expect("read directory").for_each(|entry| drop(entry.expect("entry").metadata()));
+    }
+}
+
+#[test]
+fn special_files_have_their_kinds_and_numbers() {
+    let mut place = Place::own();
+    mknod(&place.at("fifo"), FileType::Fifo, 0o640, 0).expect("mkfifo");
+    mknod(&place.at("sock"), FileType::Socket, 0o600, 0).expect("mknod of a socket");
+    mknod(&place.at("null"), FileType::CharacterDevice, 0o666, makedev(1, 3)).expect("mknod c 1 3");
+    mknod(&place.at("block"), FileType::BlockDevice, 0o600, makedev(7, 200)).expect("mknod b 7 200");
+    for _ in 0..2 {
+        assert!(lstat(&place.at("fifo")).file_type().is_fifo());
+        assert_eq!(lstat(&place.at("fifo")).mode() & 0o777, 0o640);
+        assert!(lstat(&place.at("sock")).file_type().is_socket());
+        let device = lstat(&place.at("null"));
+        assert!(device.file_type().is_char_device());
+        assert_eq!(device.rdev(), makedev(1, 3));
+        assert!(lstat(&place.at("block")).file_type().is_block_device());
+        assert_eq!(lstat(&place.at("block")).rdev(), makedev(7, 200));
+        place.remount(&[]);
+    }
+    mkdir(&place.at("d"));
+    for name in ["fifo", "sock", "null", "block"] {
+        rename(&place.at(name), &place.at("d").join(name), RenameFlags::empty()).expect("rename across directories");
+        fs::remove_file(place.at("d").join(name)).expect("unlink");
+    }
+}
+
+#[test]
+fn a_fifo_and_a_socket_carry_bytes() {
+    let place = Place::shared();
+    let (fifo, sock) = (place.at("fifo"), place.at("sock"));
+    mknod(&fifo, FileType::Fifo, 0o600, 0).expect("mkfifo");
+    let mut both_ends = open_rw(&fifo);
+    both_ends.write_all(b"through").expect("write");
+    let mut heard = [0; 7];
+    both_ends.read_exact(&mut heard).expect("read");
+    assert_eq!(&heard, b"through");
+    let listener = UnixListener::bind(&sock).expect("bind");
+    let mut client = UnixStream::connect(&sock).expect("connect");
+    client.write_all(b"hello").expect("write");
+    let mut heard = [0; 5];
+    listener.accept().expect("accept").0.read_exact(&mut heard).expect("read");
+    assert_eq!(&heard, b"hello");
+}
