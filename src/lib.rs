@@ -8,6 +8,7 @@ pub mod content;
 pub mod crypto;
 pub mod envelope;
 pub mod fs;
+pub mod fuse;
 pub mod kms;
 pub mod names;
 pub mod sys;

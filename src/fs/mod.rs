@@ -34,19 +34,25 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-pub use attr::{Attr, Changes};
+pub use attr::{Attr, Changes, Filesystem};
 pub use error::{Error, Result};
 pub use inode::{Ino, Location};
-pub use io::{OpenMode, Opened};
+pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
 pub use listing::ListedEntry;
-pub use namespace::{Created, Looked};
+pub use namespace::{Created, Looked, NewMode};
+
+// The words that this room's callers need to speak to it.
+pub use crate::kms::Caller;
+pub use crate::sys::dir::{RenameFlags, SetTime};
+pub use crate::sys::process::effective_uid;
+pub use crate::sys::xattr::Mode as XattrMode;
+pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
 use crate::envelope::{Binder, KeysLog, NameForm, Sealer, Volume, XattrStore};
-pub use crate::kms::Caller;
 use crate::kms::{KeyId, Kms};
 use crate::names::{NameEncoding, Symlinks};
-use crate::sys::{self, Errno, Stat};
+use crate::sys::{self, Stat};
 
 use dirs::DirCache;
 use inode::InodeTable;
