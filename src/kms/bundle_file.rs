@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::KeystoreError;
-use super::bundle::{Bundle, MAX_LEN};
+use super::bundle::{Bundle, Header, MAX_LEN};
 
 /// Name of the bundle in a keystore and in a volume's `.kmsfs` folder.
 pub const BUNDLE_NAME: &str = "keystore.bundle";
@@ -52,6 +52,14 @@ pub(super) fn read(path: &Path) -> Result<Bundle, KeystoreError> {
         return Err(KeystoreError::damaged(path, "it is longer than any bundle"));
     }
     Bundle::parse(&bytes).map_err(|malformed| malformed.at(path))
+}
+
+/// What stands in the clear in a bundle file: its keystore, generation and slots. Needs no secret; nothing is authenticated.
+///
+/// # Errors
+/// [`KeystoreError::Io`], [`KeystoreError::Damaged`] or [`KeystoreError::UnsupportedVersion`].
+pub fn read_bundle_header(path: &Path) -> Result<Header, KeystoreError> {
+    read(path).map(|bundle| bundle.header)
 }
 
 /// A bundle, and whether it is the older generation because the newest could not be read.

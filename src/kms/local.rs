@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use super::blob::{self, Blob, Origin};
+use super::bundle::{self, Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
@@ -43,6 +44,8 @@ struct Source {
     path: PathBuf,
     root: Secret<32>,
     keystore: Uuid,
+    // The header that came with the keys in use.
+    header: Mutex<Header>,
     seen: Mutex<Option<Stamp>>,
 }
 
@@ -71,10 +74,21 @@ impl LocalKms {
         let bundle = bundle_file::load(path)?.bundle;
         let (root, _) = bundle.header.unlock(secret)?;
         let keys = bundle.open(&root).ok_or_else(|| KeystoreError::damaged(path, "its state does not authenticate"))?;
-        let keystore = bundle.header.keystore;
-        let source = Source { path: path.to_path_buf(), root, keystore, seen: Mutex::new(seen) };
-        let generation = AtomicU64::new(bundle.header.generation);
+        let Bundle { header, .. } = bundle;
+        let generation = AtomicU64::new(header.generation);
+        let keystore = header.keystore;
+        let source =
+            Source { path: path.to_path_buf(), root, keystore, header: Mutex::new(header), seen: Mutex::new(seen) };
         Ok(Self { keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
+    }
+
+    /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
+    pub fn ephemeral() -> (Self, KeyId) {
+        let mut keys = KeySet::default();
+        let cmk = Cmk::generate(keys.free_number(), "ephemeral");
+        let id = cmk.id.clone();
+        keys.put(cmk);
+        (Self::fixed(Arc::new(keys)), id)
     }
 
     /// The keys as they are now.
@@ -113,6 +127,28 @@ impl LocalKms {
             .ok_or_else(|| KeystoreError::damaged(&path, "its state does not authenticate"))?;
         *self.keys.write() = Arc::new(keys);
         self.generation.store(header.generation, Ordering::Release);
+        *source.header.lock() = bundle.header;
+        Ok(true)
+    }
+
+    /// Brings a volume's copy of the keystore up to date: the CMKs that it has already, and `key`. Whether it was written:
+    /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Kms`] if `key` does not exist, or [`KeystoreError::Io`].
+    pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
+        let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
+        let header = Header { is_subset: true, ..source.header.lock().clone() };
+        let keys = self.keys();
+        let mut ids = vec![keys.resolve(&key.0)?.id.clone()];
+        if let Ok(former) = bundle_file::read(copy) {
+            if former.header.keystore != header.keystore || former.header.generation >= header.generation {
+                return Ok(false);
+            }
+            let former = former.open(&source.root).unwrap_or_default();
+            ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
+        }
+        bundle_file::replace(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
         Ok(true)
     }
 
@@ -181,16 +217,19 @@ pub struct BundleWatcher {
 }
 
 impl BundleWatcher {
-    /// Starts watching, every [`WATCH_INTERVAL`].
+    /// Starts watching, every [`WATCH_INTERVAL`]. After each change `changed` is called, on the watching thread.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(kms: Arc<LocalKms>) -> std::io::Result<Self> {
+    pub fn start(kms: Arc<LocalKms>, changed: impl Fn(&LocalKms) + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let watch = move || {
             while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 match kms.refresh_if_changed() {
-                    Ok(true) => log::info!("the keystore changed; generation {} is in use", kms.generation()),
+                    Ok(true) => {
+                        log::info!("the keystore changed; generation {} is in use", kms.generation());
+                        changed(&kms);
+                    }
                     Ok(false) => {}
                     Err(error) => log::warn!("{error}; the keys read before stay in use"),
                 }

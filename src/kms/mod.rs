@@ -27,7 +27,7 @@ mod slots;
 mod tests;
 
 pub use bundle::Header as KeystoreHeader;
-pub use bundle_file::BUNDLE_NAME;
+pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
 pub use error::KeystoreError;
 pub use key::{Cmk, KeyState, KeyVersion, Operation};

@@ -171,7 +171,10 @@ fn a_disabled_key_refuses_on_a_live_kms_until_it_is_enabled() {
 fn the_watcher_brings_a_change_to_a_live_kms() {
     let (fixture, mut keystore) = Fixture::new();
     let kms = Arc::new(fixture.local());
-    let watcher = BundleWatcher::start(Arc::clone(&kms)).unwrap();
+    let copy = fixture.home.path().join("copy.bundle");
+    let (target, id) = (copy.clone(), fixture.id.clone());
+    let update = move |kms: &LocalKms| assert!(kms.update_copy(&target, &id).unwrap());
+    let watcher = BundleWatcher::start(Arc::clone(&kms), update).unwrap();
     let before = kms.generation();
     keystore.disable("alias/a").unwrap();
     let arrived = (0..1000).any(|_| {
@@ -180,6 +183,8 @@ fn the_watcher_brings_a_change_to_a_live_kms() {
     });
     assert!(arrived);
     drop(watcher);
+    let copied = LocalKms::open_bundle(&copy, &fixture.recovery).unwrap();
+    assert_eq!(copied.keys().resolve("alias/a").unwrap().state, KeyState::Disabled);
 }
 
 #[test]
@@ -422,6 +427,12 @@ fn a_volumes_copy_opens_with_the_same_secrets_and_holds_its_keys_only() {
     assert!(keystore.export_subset(&[KeyId("nowhere".into())], &path).is_err());
     let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
     assert!(kms.keys().resolve("alias/a").is_ok() && kms.keys().resolve(&other.0).is_err());
+    // It keeps its keys when it is brought up to date, and only a newer keystore does that.
+    keystore.rotate(&other.0).unwrap();
+    let main = fixture.local();
+    assert!(main.update_copy(&path, &other).unwrap() && !main.update_copy(&path, &other).unwrap());
+    let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
+    assert!(kms.keys().resolve("alias/a").is_ok() && kms.keys().resolve(&other.0).unwrap().newest().number == 2);
     // Alone, it makes a keystore again.
     let again = fixture.home.path().join("again");
     fs::create_dir(&again).unwrap();

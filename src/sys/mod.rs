@@ -8,6 +8,7 @@
 //! - nothing here changes the state of the whole process but [`process`].
 
 pub mod atomic;
+pub mod background;
 pub mod dir;
 pub mod file;
 pub mod process;
