@@ -19,7 +19,7 @@ use fuser::{
 use super::caching::Caching;
 use super::convert::{self, caller, ino};
 use super::{ioctl, listing, negotiate, reply};
-use crate::fs::{Changes, EncryptedFs, Errno, FileKind, Location};
+use crate::fs::{Attr, Caller, Changes, EncryptedFs, Errno, FileKind, Ino, Location, Result, SetTime};
 
 /// Longest name in a directory, in bytes.
 const NAME_MAX: u32 = 255;
@@ -37,6 +37,20 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(fs: Arc<EncryptedFs>, caching: Caching) -> Self {
         Self { fs, caching }
+    }
+
+    /// Linux sends a setattr that sets nothing before a write that ends suid and sgid, and caches the mode in the
+    /// reply. The write itself clears the bits too, but its reply has no room for the mode: without this, the
+    /// kernel would go on and execute the changed file with the privileges of its owner.
+    fn end_privileges(&self, caller: &Caller, number: Ino, fh: Option<u64>) -> Result<Attr> {
+        let attr = self.fs.getattr(caller, number, fh)?;
+        let perm = convert::without_privileges(attr.stat.perm);
+        if attr.stat.kind != FileKind::File || perm == attr.stat.perm {
+            return Ok(attr);
+        }
+        let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
+        let changes = Changes { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime };
+        self.fs.setattr(caller, number, &changes, fh)
     }
 }
 
@@ -92,7 +106,7 @@ impl Filesystem for Adapter {
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
+        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -101,9 +115,14 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         guarded("setattr", || {
+            let (caller, number, fh) = (caller(req), ino(number), fh.map(u64::from));
+            let times = atime.is_some() || mtime.is_some() || ctime.is_some();
+            if !times && mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() {
+                return reply::attr(reply, self.end_privileges(&caller, number, fh), self.caching);
+            }
             let (atime, mtime) = (convert::set_time(atime), convert::set_time(mtime));
             let changes = Changes { perm: mode.map(convert::perm), uid, gid, size, atime, mtime };
-            reply::attr(reply, self.fs.setattr(&caller(req), ino(number), &changes, fh.map(u64::from)), self.caching);
+            reply::attr(reply, self.fs.setattr(&caller, number, &changes, fh), self.caching);
         });
     }
 

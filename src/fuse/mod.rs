@@ -19,7 +19,7 @@
 //! | lookup | counts a reference; a missing name is cached unless the tree is shared |
 //! | forget, batch_forget | gives references back; fuser calls forget for each of a batch |
 //! | getattr | by file handle where the kernel has one |
-//! | setattr | mode, owner, size, times; a change time alone is ignored: it is the backing store's to set |
+//! | setattr | mode, owner, size, times; a change time alone is ignored: it is the backing store's to set; one that sets nothing ends suid and sgid |
 //! | readlink, symlink, link | as named; links are cached by the kernel unless the tree is shared |
 //! | mknod, mkdir, create | with the caller's umask, which default ACLs override |
 //! | unlink, rmdir | as named |
@@ -34,7 +34,7 @@
 //! | readdirplus | and attributes; counts a reference to each entry but `.` and `..` |
 //! | statfs | the backing store's; names of 255 bytes |
 //! | setxattr, getxattr, listxattr, removexattr | as named; ACLs are enforced by the kernel |
-//! | ioctl | the flags of chattr(1); ENOTTY for all others |
+//! | ioctl | the flags of chattr(1), for which Linux also asks FS_IOC_FSGETXATTR; ENOTTY for all others |
 //! | fallocate | allocate, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; EOPNOTSUPP for all others |
 //! | lseek | SEEK_DATA and SEEK_HOLE; the kernel does the others |
 //! | copy_file_range | through memory, at most 64 MiB at a time: files have different keys |
