@@ -11,8 +11,9 @@ use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
+use crate::fs::{EncryptedFs, FsConfig};
 use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
-use crate::sys;
+use crate::{content, fuse, sys};
 
 /// Arguments of `kmsfs mount`.
 #[derive(clap::Args, Clone)]
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// What holds after a power cut
     #[arg(long, value_enum)]
     durability: Option<Durability>,
+    /// Other programs change the volume's directory while it is mounted: cache nothing (slower)
+    #[arg(long)]
+    shared: bool,
     /// How long open files stay readable after their key was disabled, in seconds
     #[arg(long, value_name = "SECONDS")]
     key_ttl: Option<u64>,
@@ -58,6 +62,7 @@ struct Plan {
     keystore_dir: PathBuf,
     read_only: bool,
     allow_other: bool,
+    shared: bool,
     durability: Durability,
     /// Seconds for which open files outlive their key.
     key_ttl: u64,
@@ -140,6 +145,7 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         keystore_dir: args.keystore.dir()?,
         read_only,
         allow_other: args.allow_other || options.allow_other,
+        shared: args.shared,
         durability: args.durability.or(options.durability).unwrap_or_default(),
         key_ttl: args.key_ttl.or(options.key_ttl).unwrap_or(KEY_TTL),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
@@ -166,6 +172,7 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     let flags = [
         (plan.read_only, "--ro"),
         (plan.allow_other, "--allow-other"),
+        (plan.shared, "--shared"),
         (args.keystore.secret.recovery_key, "--recovery-key"),
     ];
     line.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
@@ -259,8 +266,25 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
         )
     })?;
     sys::process::clear_umask();
-    let _ = (kms, volume, plan.allow_other, plan.key_ttl, plan.threads);
-    ready();
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    Ok(())
+    let config = FsConfig {
+        backing: plan.backing.clone(),
+        read_only: plan.read_only,
+        durability: match plan.durability {
+            Durability::Atomic => content::Durability::Atomic,
+            Durability::Fast => content::Durability::Fast,
+        },
+        allow_other: plan.allow_other,
+    };
+    let fs = EncryptedFs::new(volume, kms, config);
+    let fs = fs.map_err(|error| Failure::of(Code::NotAVolume, format!("{}: {error}", plan.backing.display())))?;
+    let options = fuse::MountOptions {
+        allow_other: plan.allow_other,
+        read_only: plan.read_only,
+        threads: plan.threads,
+        fs_name: plan.backing.display().to_string(),
+        extra: plan.kernel.clone(),
+        shared: plan.shared,
+    };
+    let served = fuse::serve(fs, &plan.mountpoint, &options, ready);
+    served.map_err(|error| Failure::of(Code::Mountpoint, format!("cannot mount {error}")))
 }
