@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn the_table_in_the_help_is_the_one_in_the_documentation() {
+        let page = include_str!("../../docs/operations.md");
+        for line in EXIT_CODES.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            assert!(page.contains(&format!("| {code} | {meaning} |")), "{line}");
+        }
+    }
+
+    #[test]
     fn a_full_disk_is_the_backing_stores_fault_and_a_wrong_passphrase_the_users() {
         let full = KeystoreError::Io { action: "write", path: "/k".into(), source: Errno::NOSPC.into() };
         let failure = Failure::from(full);
