@@ -12,8 +12,9 @@ use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
 use crate::fs::{EncryptedFs, FsConfig};
+use crate::fuse;
 use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
-use crate::{content, fuse, sys};
+use crate::sys;
 
 /// Arguments of `kmsfs mount`.
 #[derive(clap::Args, Clone)]
@@ -37,14 +38,11 @@ pub(super) struct Args {
     /// Other programs change the volume's directory while it is mounted: cache nothing (slower)
     #[arg(long)]
     shared: bool,
-    /// How long open files stay readable after their key was disabled, in seconds
-    #[arg(long, value_name = "SECONDS")]
-    key_ttl: Option<u64>,
     /// How many threads answer requests [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Options as of mount(8): ro, rw, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=, passfile=,
-    /// keyfile=, keystore=, key-ttl=, threads=; x-... are ignored
+    /// keyfile=, keystore=, threads=; x-... are ignored
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Tell the parent on standard output when the mount is ready
@@ -64,15 +62,10 @@ struct Plan {
     allow_other: bool,
     shared: bool,
     durability: Durability,
-    /// Seconds for which open files outlive their key.
-    key_ttl: u64,
     threads: usize,
     /// Options for the kernel.
     kernel: Vec<String>,
 }
-
-/// Default of `--key-ttl`, in seconds.
-const KEY_TTL: u64 = 5;
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let reporter = args.report_ready.then(Reporter::default);
@@ -89,8 +82,9 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     checks::fuse()?;
     let plan = plan(&args, &options)?;
     let access = if plan.read_only { Access::Read } else { Access::Write };
-    let locked = lock(&plan.backing, access)?;
+    let mut locked = lock(&plan.backing, access)?;
     if args.foreground {
+        locked.record_pid()?;
         let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan, &secret))?;
         let _watcher = watch(&plan, &kms)?;
         let served = serve(&plan, kms, volume, || {
@@ -147,7 +141,6 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         allow_other: args.allow_other || options.allow_other,
         shared: args.shared,
         durability: args.durability.or(options.durability).unwrap_or_default(),
-        key_ttl: args.key_ttl.or(options.key_ttl).unwrap_or(KEY_TTL),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
         kernel: options.kernel.clone(),
     })
@@ -159,7 +152,6 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     let mut pair = |name: &str, value: OsString| line.extend([name.into(), value]);
     pair("--keystore", plan.keystore_dir.clone().into());
     pair("--durability", if plan.durability == Durability::Fast { "fast" } else { "atomic" }.into());
-    pair("--key-ttl", plan.key_ttl.to_string().into());
     pair("--threads", plan.threads.to_string().into());
     pair("-o", [&["nonempty".to_owned()], &plan.kernel[..]].concat().join(",").into());
     match &args.keystore.secret.keyfile {
@@ -269,22 +261,26 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
     let config = FsConfig {
         backing: plan.backing.clone(),
         read_only: plan.read_only,
-        durability: match plan.durability {
-            Durability::Atomic => content::Durability::Atomic,
-            Durability::Fast => content::Durability::Fast,
-        },
+        durability: plan.durability.into(),
         allow_other: plan.allow_other,
     };
-    let fs = EncryptedFs::new(volume, kms, config);
-    let fs = fs.map_err(|error| Failure::of(Code::NotAVolume, format!("{}: {error}", plan.backing.display())))?;
+    let fs = EncryptedFs::new(volume, kms, config).map_err(|error| {
+        Failure::new(
+            Code::NotAVolume,
+            "mount",
+            format!("{}: {error}", plan.backing.display()),
+            "restore it from a backup, or see docs/operations.md",
+        )
+    })?;
     let options = fuse::MountOptions {
         allow_other: plan.allow_other,
         read_only: plan.read_only,
         threads: plan.threads,
-        fs_name: plan.backing.display().to_string(),
+        fs_name: plan.backing.to_string_lossy().into_owned(),
         extra: plan.kernel.clone(),
         shared: plan.shared,
     };
-    let served = fuse::serve(fs, &plan.mountpoint, &options, ready);
-    served.map_err(|error| Failure::of(Code::Mountpoint, format!("cannot mount {error}")))
+    fuse::serve(fs, &plan.mountpoint, &options, ready).map_err(|error| {
+        Failure::new(Code::Mountpoint, "mount", error.to_string(), "see the log, and docs/operations.md")
+    })
 }

@@ -14,6 +14,15 @@ pub(super) enum Durability {
     Fast,
 }
 
+impl From<Durability> for crate::content::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Atomic => Self::Atomic,
+            Durability::Fast => Self::Fast,
+        }
+    }
+}
+
 /// All `-o` options together; the order does not matter, the last one of a pair counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MountOptions {
@@ -24,7 +33,6 @@ pub(super) struct MountOptions {
     pub(super) passfile: Option<PathBuf>,
     pub(super) keyfile: Option<PathBuf>,
     pub(super) keystore: Option<PathBuf>,
-    pub(super) key_ttl: Option<u64>,
     pub(super) threads: Option<usize>,
     /// What the kernel is to be told.
     pub(super) kernel: Vec<String>,
@@ -92,7 +100,6 @@ impl MountOptions {
             "passfile" => self.passfile = Some(value.into()),
             "keyfile" => self.keyfile = Some(value.into()),
             "keystore" => self.keystore = Some(value.into()),
-            "key-ttl" => self.key_ttl = Some(value.parse().map_err(|_| bad_value(word, "a number of seconds"))?),
             "threads" => self.threads = Some(value.parse().map_err(|_| bad_value(word, "a number"))?),
             "comment" | "subtype" | "fsname" => {}
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
@@ -126,22 +133,21 @@ mod tests {
             allow_other: true,
             durability: Some(Durability::Fast),
             passfile: Some("/etc/p=x".into()),
-            key_ttl: Some(5),
             kernel: vec!["nodev".into()],
             ..MountOptions::default()
         };
         let a = parse(&[
             "defaults,rw,ro,_netdev,x-systemd.automount,x-a=b,nodev",
-            "allow_other,durability=fast,key-ttl=5,passfile=/etc/p=x",
+            "allow_other,durability=fast,passfile=/etc/p=x",
         ]);
-        let b = parse(&["passfile=/etc/p=x,key-ttl=5,durability=fast,,allow_other,nodev,ro"]);
+        let b = parse(&["passfile=/etc/p=x,durability=fast,,allow_other,nodev,ro"]);
         assert_eq!(a.unwrap(), expected);
         assert_eq!(b.unwrap(), expected);
     }
 
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
-        for word in ["frobnicate", "durability=maybe", "key-ttl=soon", "color=red"] {
+        for word in ["frobnicate", "durability=maybe", "color=red"] {
             let failure = parse(&["ro", word]).unwrap_err();
             assert_eq!(failure.code, Code::Usage);
             assert!(failure.text.contains(word));

@@ -155,6 +155,7 @@ impl<B: BackingFile> Content<B> {
             state.form = Form::Inline { content, dirty: false };
             return Ok(());
         }
+        state.form = Form::Paged;
         state.sparse = meta.flags & flag::SPARSE != 0;
         (state.size, state.old_size) = (meta.size, meta.previous_size);
         if meta.size <= INLINE_MAX || meta.size > super::MAX_SIZE {

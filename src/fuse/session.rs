@@ -66,8 +66,8 @@ impl Default for MountOptions {
 /// exit then, which ends the connection.
 ///
 /// # Errors
-/// If the mount options contradict each other or are refused, the mount fails, or the session breaks. ErrorKind::Interrupted
-/// after a second signal. The text names the mountpoint; it has been logged.
+/// If the mount options contradict each other or are refused, the mount fails, or the session breaks.
+/// `ErrorKind::Interrupted` after a second signal. The text names the mountpoint; it has been logged.
 pub fn serve(fs: Arc<EncryptedFs>, mountpoint: &Path, options: &MountOptions, ready: impl FnOnce()) -> io::Result<()> {
     let served = run(&fs, mountpoint, options, ready);
     fs.shut_down();
