@@ -71,11 +71,9 @@ impl Reporter {
         }
     }
 
-    /// Says why there is no mount, or logs why it ended; then ends the process.
+    /// Says why there is no mount, and ends the process. Why a mount ended later has been logged by who served it.
     pub(super) fn fail(&self, failure: &Failure) -> ! {
-        if self.is_ready.load(Ordering::Acquire) {
-            log::error!("{}", failure.text);
-        } else {
+        if !self.is_ready.load(Ordering::Acquire) {
             let mut out = io::stdout().lock();
             // Nobody is left to tell.
             let _ = write!(out, "{FAILED}{} {}", failure.code as u8, failure.text).and_then(|()| out.flush());

@@ -1,12 +1,11 @@
 //! Why a command failed: the text for the user, and the exit code for programs.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::envelope::VolumeError;
 use crate::kms::{KeystoreError, KmsError};
-use crate::sys::{self, Errno};
 
 /// The table in `kmsfs --help`, the same as in docs/operations.md.
 pub(super) const EXIT_CODES: &str = "\
@@ -92,18 +91,20 @@ impl Failure {
 }
 
 fn code_of_io(error: &io::Error) -> Code {
-    match sys::errno_of(error) {
-        Errno::NOSPC | Errno::DQUOT | Errno::ROFS => Code::BackingStore,
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => Code::BackingStore,
         _ => Code::Other,
     }
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match sys::errno_of(error) {
-        Errno::NOSPC | Errno::DQUOT => ". Next: make room on that filesystem and repeat the command",
-        Errno::ROFS => ". Next: mount that filesystem writable",
-        Errno::ACCESS | Errno::PERM => ". Next: check its owner and permissions",
-        Errno::NOENT => ". Next: check the path",
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ". Next: make room on that filesystem and repeat the command"
+        }
+        ErrorKind::ReadOnlyFilesystem => ". Next: mount that filesystem writable",
+        ErrorKind::PermissionDenied => ". Next: check its owner and permissions",
+        ErrorKind::NotFound => ". Next: check the path",
         _ => "",
     }
 }
@@ -181,8 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn the_table_in_the_help_is_the_one_in_the_documentation() {
+        let page = include_str!("../../docs/operations.md");
+        for line in EXIT_CODES.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            assert!(page.contains(&format!("| {code} | {meaning} |")), "{line}");
+        }
+    }
+
+    #[test]
     fn a_full_disk_is_the_backing_stores_fault_and_a_wrong_passphrase_the_users() {
-        let full = KeystoreError::Io { action: "write", path: "/k".into(), source: Errno::NOSPC.into() };
+        let full = KeystoreError::Io { action: "write", path: "/k".into(), source: ErrorKind::StorageFull.into() };
         let failure = Failure::from(full);
         assert_eq!(failure.code, Code::BackingStore);
         assert!(failure.text.contains("/k") && failure.text.contains("Next: "));

@@ -37,7 +37,12 @@ static SWITCH: OnceLock<Switch> = OnceLock::new();
 /// Starts logging to standard error: warnings and errors, or what `KMSFS_LOG` asks for.
 pub(super) fn start() {
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(LevelFilter::Warn).parse_env("KMSFS_LOG").format_target(false);
+    // fuser warns of an unmount that others did, which is the usual one.
+    builder
+        .filter_level(LevelFilter::Warn)
+        .filter_module("fuser", LevelFilter::Error)
+        .parse_env("KMSFS_LOG")
+        .format_target(false);
     let switch = SWITCH.get_or_init(|| Switch { console: builder.build(), system: OnceLock::new() });
     // It fails only if a test has started it already.
     if log::set_logger(switch).is_ok() {

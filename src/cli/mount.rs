@@ -11,9 +11,9 @@ use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
-use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
 use crate::fs::{EncryptedFs, FsConfig};
 use crate::fuse;
+use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
 use crate::sys;
 
 /// Arguments of `kmsfs mount`.
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// What holds after a power cut
     #[arg(long, value_enum)]
     durability: Option<Durability>,
+    /// Other programs change the volume's directory while it is mounted: cache nothing (slower)
+    #[arg(long)]
+    shared: bool,
     /// How many threads answer requests [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -57,6 +60,7 @@ struct Plan {
     keystore_dir: PathBuf,
     read_only: bool,
     allow_other: bool,
+    shared: bool,
     durability: Durability,
     threads: usize,
     /// Options for the kernel.
@@ -135,6 +139,7 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         keystore_dir: args.keystore.dir()?,
         read_only,
         allow_other: args.allow_other || options.allow_other,
+        shared: args.shared,
         durability: args.durability.or(options.durability).unwrap_or_default(),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
         kernel: options.kernel.clone(),
@@ -159,6 +164,7 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     let flags = [
         (plan.read_only, "--ro"),
         (plan.allow_other, "--allow-other"),
+        (plan.shared, "--shared"),
         (args.keystore.secret.recovery_key, "--recovery-key"),
     ];
     line.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
@@ -272,7 +278,7 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
         threads: plan.threads,
         fs_name: plan.backing.to_string_lossy().into_owned(),
         extra: plan.kernel.clone(),
-        shared: false,
+        shared: plan.shared,
     };
     fuse::serve(fs, &plan.mountpoint, &options, ready).map_err(|error| {
         Failure::new(Code::Mountpoint, "mount", error.to_string(), "see the log, and docs/operations.md")

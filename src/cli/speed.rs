@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         return output::json(&figures);
     }
-    figures.iter().try_for_each(|f| output::line(format!("{:<52} {:>10.2} {}", f.what, f.value, f.unit)))
+    figures.iter().try_for_each(|f| output::line(format!("{:<52} {:>10.3} {}", f.what, f.value, f.unit)))
 }
 
 /// How often `work` runs in a second.

@@ -121,6 +121,6 @@ impl Keystore {
     pub fn export_subset(&self, ids: &[KeyId], path: &Path) -> Result<(), KeystoreError> {
         let keys = self.state.keys.subset(ids)?;
         let header = Header { is_subset: true, ..self.state.header.clone() };
-        bundle_file::replace(path, &bundle::seal(&header, &keys, &self.root))
+        bundle_file::replace_copy(path, &bundle::seal(&header, &keys, &self.root))
     }
 }

@@ -154,6 +154,16 @@ fn keep_as(from: &Path, to: &Path) -> io::Result<bool> {
     linked.and_then(|()| fs::rename(&temporary, to)).map(|()| true)
 }
 
+/// Replaces a volume's copy durably. The one before is not kept: it may open with a secret that has been removed.
+///
+/// # Errors
+/// [`KeystoreError::Io`]; the file is as it was then, unless only the sync of the directory failed.
+pub(super) fn replace_copy(path: &Path, bytes: &[u8]) -> Result<(), KeystoreError> {
+    let staged = Staged::write(path, bytes)?;
+    fs::rename(&staged.temporary, path).map_err(KeystoreError::io("replace", path))?;
+    sync_dir(parent(path))
+}
+
 /// Replaces a bundle durably, keeping the one before it.
 ///
 /// # Errors

@@ -42,7 +42,36 @@ struct Records {
 
 enum OpenFailure {
     Busy,
+    /// The machine's fault, not the records': they stay where they are.
+    Refused(io::Error),
     Damaged(String),
+}
+
+impl OpenFailure {
+    fn at(self, dir: &Path, path: &Path) -> KeystoreError {
+        match self {
+            Self::Busy => KeystoreError::InUse { dir: dir.to_path_buf(), pid: None },
+            Self::Refused(error) => KeystoreError::io("open the records in", path)(error),
+            Self::Damaged(reason) => KeystoreError::damaged(path, reason),
+        }
+    }
+}
+
+/// sled writes when it is opened, so a full or read-only disk keeps whole records from opening.
+fn is_of_the_machine(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let by_kind =
+        [OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&error.kind());
+    by_kind || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+fn into_io(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 impl Records {
@@ -61,6 +90,7 @@ impl Records {
                     }
                     Err(OpenFailure::Busy)
                 }
+                Ok(Err(sled::Error::Io(error))) if is_of_the_machine(&error) => Err(OpenFailure::Refused(error)),
                 Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
                 Err(_) => Err(OpenFailure::Damaged("sled gave up on it".to_owned())),
             };
@@ -127,13 +157,13 @@ impl Records {
             names.insert(alias.as_bytes().to_vec());
         }
         for name in self.db.iter().keys() {
-            let name = name.map_err(io::Error::other)?;
+            let name = name.map_err(into_io)?;
             if !names.contains(&name[..]) {
                 batch.remove(name);
             }
         }
-        self.db.apply_batch(batch).map_err(io::Error::other)?;
-        self.db.flush().map_err(io::Error::other)?;
+        self.db.apply_batch(batch).map_err(into_io)?;
+        self.db.flush().map_err(into_io)?;
         self.make_private()
     }
 
@@ -254,29 +284,37 @@ fn write_records(records: &Records, state: &State, root: &Secret<32>) -> Result<
     records.apply(root, None, state).map_err(KeystoreError::io("write the records in", &records.path))
 }
 
-/// Moves damaged records aside and makes new ones.
+/// Moves damaged records aside and makes new ones. If that fails, the damaged ones are put back.
 fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<Records, KeystoreError> {
     let path = dir.join(RECORDS_NAME);
+    let mut aside = None;
     if path.exists() {
-        let aside =
-            (key::now()..).map(|time| dir.join(format!("{RECORDS_NAME}.damaged-{time}"))).find(|aside| !aside.exists());
-        let aside = aside.expect("not every second has a damaged keystore");
-        fs::rename(&path, &aside).map_err(KeystoreError::io("move aside", &path))?;
-        log::warn!("the damaged records are kept in {}", aside.display());
+        let mut names = (key::now()..).map(|time| dir.join(format!("{RECORDS_NAME}.damaged-{time}")));
+        let free = names.find(|name| !name.exists()).expect("not every second has a damaged keystore");
+        fs::rename(&path, &free).map_err(KeystoreError::io("move aside", &path))?;
+        aside = Some(free);
     }
-    let records = fresh_records(dir)?;
-    write_records(&records, state, root)?;
-    bundle_file::sync_dir(dir)?;
-    Ok(records)
+    let made = fresh_records(dir).and_then(|records| {
+        write_records(&records, state, root)?;
+        bundle_file::sync_dir(dir)?;
+        Ok(records)
+    });
+    match (&made, aside) {
+        (Ok(_), Some(aside)) => log::warn!("the damaged records are kept in {}", aside.display()),
+        (Err(_), Some(aside)) => {
+            if let Err(error) = fs::remove_dir_all(&path).and_then(|()| fs::rename(&aside, &path)) {
+                log::warn!("{} could not be put back: {error}", aside.display());
+            }
+        }
+        (_, None) => {}
+    }
+    made
 }
 
 fn fresh_records(dir: &Path) -> Result<Records, KeystoreError> {
     let path = dir.join(RECORDS_NAME);
     bundle_file::make_private_dir(&path)?;
-    Records::open(&path, Instant::now() + LOCK_WAIT).map_err(|failure| match failure {
-        OpenFailure::Busy => KeystoreError::InUse { dir: dir.to_path_buf(), pid: None },
-        OpenFailure::Damaged(reason) => KeystoreError::damaged(&path, reason),
-    })
+    Records::open(&path, Instant::now() + LOCK_WAIT).map_err(|failure| failure.at(dir, &path))
 }
 
 impl Keystore {
@@ -358,8 +396,8 @@ impl Keystore {
         let records = if path.join("db").exists() {
             match Records::open(&path, deadline) {
                 Ok(records) => records.header().map(|header| (records, header)),
-                Err(OpenFailure::Busy) => return Err(KeystoreError::InUse { dir: dir.to_path_buf(), pid: None }),
                 Err(OpenFailure::Damaged(reason)) => Err(reason),
+                Err(failure) => return Err(failure.at(dir, &path)),
             }
         } else {
             Err("the records are missing".to_owned())
@@ -424,5 +462,20 @@ impl Keystore {
         }
         self.state = next;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_damage_and_garbage_is() {
+        const ENOSPC: i32 = 28;
+        const EMFILE: i32 = 24;
+        assert!([ENOSPC, EMFILE].iter().all(|errno| is_of_the_machine(&io::Error::from_raw_os_error(*errno))));
+        assert!(is_of_the_machine(&io::Error::new(io::ErrorKind::StorageFull, "as sled copies it")));
+        assert!(!is_of_the_machine(&io::Error::other("corrupt")));
+        assert!(!is_of_the_machine(&io::ErrorKind::UnexpectedEof.into()));
     }
 }

@@ -148,7 +148,7 @@ impl LocalKms {
             let former = former.open(&source.root).unwrap_or_default();
             ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
         }
-        bundle_file::replace(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
+        bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
         Ok(true)
     }
 
