@@ -4,9 +4,12 @@
 //! `docs/architecture.md` has the map and the table of allowed arrows, which
 //! `tests/architecture.rs` enforces; `docs/format.md` has the bytes on disk.
 
+pub mod cli;
 pub mod content;
 pub mod crypto;
 pub mod envelope;
+pub mod fs;
+pub mod fuse;
 pub mod kms;
 pub mod names;
 pub mod sys;

@@ -1,1 +1,125 @@
-//! placeholder
+//! The content of one file: blocks, META pages and the order in which they are written (docs/format.md section 5).
+//!
+//! This room turns plain offsets into sealed blocks on a [`BackingFile`]. It refuses to know names, envelopes,
+//! the KMS, FUSE and errno.
+//!
+//! Invariants:
+//! - no plaintext leaves before its tag verified, and none of a block that does not verify;
+//! - what was on the backing file before a write can be read until what replaces it is there too;
+//! - an error leaves what was readable readable, and what is pending pending.
+
+mod commit;
+mod file;
+mod geometry;
+mod group;
+mod holes;
+mod inline;
+mod meta;
+mod read;
+mod resize;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::io;
+use std::sync::Arc;
+
+pub use file::{Content, ContentKey, ContentState};
+pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
+
+/// What is promised for a power cut (docs/format.md section 5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A synced block reads as it was synced, or as a later write left it: one barrier for each batch of overwrites.
+    Atomic,
+    /// The same after the death of the process, but a power cut may damage blocks that were being overwritten.
+    Fast,
+}
+
+/// Why content could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A block is not what was written there.
+    #[error("block {block} does not authenticate: it was altered or moved in the backing file")]
+    CorruptBlock {
+        /// Its number.
+        block: u64,
+    },
+    /// A META page is not what was written there.
+    #[error("the META page of group {group} is damaged ({reason})")]
+    CorruptMeta {
+        /// The group.
+        group: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The backing file is too short.
+    #[error("the backing file was cut: {expected} bytes belong to it, {found} are there")]
+    Truncated {
+        /// The length that the authenticated size demands, in bytes.
+        expected: u64,
+        /// The length found.
+        found: u64,
+    },
+    /// No file may be so long.
+    #[error("a file of {size} bytes is too large")]
+    TooLarge {
+        /// The size asked for, in bytes.
+        size: u64,
+    },
+    /// The backing store refused.
+    #[error("the backing store failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The ciphertext of one file: the joint between this room and the disk.
+pub trait BackingFile: Send + Sync {
+    /// Fills `buf` from `at` on, unless the file ends; returns the bytes read.
+    fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize>;
+    /// Writes all of `buf`.
+    fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts or extends with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space; the length stays.
+    fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()>;
+    /// Gives space back; the range reads as zeros, or as before where the store cannot.
+    fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()>;
+    /// The first place at or behind `at` that may hold anything but zeros.
+    fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>>;
+    /// fdatasync(2).
+    fn sync_data(&self) -> io::Result<()>;
+    /// fsync(2).
+    fn sync_all(&self) -> io::Result<()>;
+}
+
+impl<B: BackingFile> BackingFile for Arc<B> {
+    fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize> {
+        (**self).read_at(buf, at)
+    }
+    fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
+        (**self).write_at(buf, at)
+    }
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+    fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()> {
+        (**self).allocate(at, len)
+    }
+    fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()> {
+        (**self).punch_hole(at, len)
+    }
+    fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
+        (**self).next_data(at)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        (**self).sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        (**self).sync_all()
+    }
+}

@@ -28,7 +28,9 @@ impl EncryptionContext {
     ///
     /// # Errors
     /// [`ContextError`] for an empty key, or for more than 8192 bytes.
-    pub fn new<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, ContextError> {
+    pub fn new<K: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, ContextError> {
         let pairs: BTreeMap<String, String> = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         let mut canonical = Vec::new();
         if !pairs.is_empty() {

@@ -8,9 +8,34 @@
 //! - a CiphertextBlob is opaque to everyone else;
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
+mod access;
+mod blob;
+mod bundle;
+mod bundle_file;
 mod context;
+mod control;
+mod error;
+mod key;
+mod keyset;
+mod keystore;
+mod local;
+mod lock;
+mod recovery;
+mod sealer;
+mod slots;
+#[cfg(test)]
+mod tests;
 
+pub use bundle::Header as KeystoreHeader;
+pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
+pub use error::KeystoreError;
+pub use key::{Cmk, KeyState, KeyVersion, Operation};
+pub use keyset::KeySet;
+pub use keystore::{Keystore, LockedKeystore};
+pub use local::{BundleWatcher, LocalKms};
+pub use recovery::{RecoveryKey, RecoveryKeyError};
+pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
 
 use crate::crypto::DataKey;
 

@@ -1,1 +1,49 @@
-//! placeholder
+//! What stands in the backing tree for file names, symlink targets and extended attributes
+//! (docs/format.md sections 6 to 8).
+//!
+//! This room turns bytes into bytes. It refuses to know files, descriptors, directories on a
+//! disk and envelopes: callers make the side symlinks and store the attributes.
+//!
+//! Invariants:
+//! - what is handed out as a plain name authenticated, under the key of that directory, and was
+//!   stored in the one form in which kmsfs stores it: no plain name has two stored names;
+//! - no plain name that comes out is empty, `.`, `..`, over 255 bytes or has a `/` or a zero byte;
+//! - no stored name begins with a dot, so internal names (`.kmsfs...`) never meet them.
+
+mod directory;
+mod symlink;
+#[cfg(test)]
+mod tests;
+mod text;
+mod xattr;
+
+pub use directory::{Decoded, DirNames, EncodedName, is_internal};
+pub use symlink::{LONG_LINK_LEN, SealedLink, Symlinks, plain_len};
+pub use text::NameEncoding;
+pub use xattr::{VALUE_OVERHEAD, XATTR_NAME_MAX, Xattrs, is_hidden_xattr};
+
+/// Longest plain name, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Why a name cannot be stored, or why what is stored is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Longer than the filesystem allows (ENAMETOOLONG).
+    #[error("the name is too long")]
+    TooLong,
+    /// Empty, `.`, `..`, or with a `/` or a zero byte.
+    #[error("the name is not valid")]
+    Invalid,
+    /// The stored text is not what kmsfs writes: a foreign file, or a damaged name.
+    #[error("the stored name is malformed")]
+    Malformed,
+    /// The stored text was made under another key, for another directory, or was altered.
+    #[error("the stored name does not authenticate in this directory")]
+    BadTag,
+}
+
+impl From<crate::crypto::BadTag> for NameError {
+    fn from(_: crate::crypto::BadTag) -> Self {
+        Self::BadTag
+    }
+}

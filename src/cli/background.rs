@@ -1,0 +1,91 @@
+//! A mount in the background: the command starts itself once more, hands the secret over through a pipe, and waits for
+//! one word: `ready`, or `failed CODE TEXT`.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::failure::{Code, Failure};
+use super::logging;
+use crate::sys;
+
+const READY: &str = "ready";
+const FAILED: &str = "failed ";
+
+/// Starts `kmsfs ARGUMENTS`, gives it `line` on its standard input, and waits until it is ready.
+pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<(), Failure> {
+    let program = std::env::current_exe().map_err(|error| Failure::io(Path::new("/proc/self/exe"), "find", &error))?;
+    let run = |action, error: &io::Error| Failure::io(&program, action, error);
+    let mut command = Command::new(&program);
+    command.arg0("kmsfs").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| run("start", &error))?;
+    let mut input = child.stdin.take().expect("standard input was asked for");
+    // Should it have ended already, its own words say why.
+    let _ = input.write_all(line).and_then(|()| input.write_all(b"\n"));
+    drop(input);
+
+    let mut answer = BufReader::new(child.stdout.take().expect("standard output was asked for"));
+    let mut word = String::new();
+    answer.read_line(&mut word).map_err(|error| run("listen to", &error))?;
+    if word.trim_end() == READY {
+        return Ok(());
+    }
+    let mut rest = String::new();
+    // What is missing of the text cannot be had.
+    let _ = answer.read_to_string(&mut rest);
+    let status = child.wait().map_err(|error| run("wait for", &error))?;
+    let failed = word.strip_prefix(FAILED).and_then(|failed| failed.split_once(' '));
+    Err(match failed {
+        Some((number, text)) => {
+            let code = Code::from_number(number.parse().unwrap_or_default());
+            Failure::of(code, format!("{text}{rest}").trim_end())
+        }
+        None => Failure::new(
+            Code::Other,
+            "mount",
+            format!("the process in the background ended with {status}"),
+            "try again with -f",
+        ),
+    })
+}
+
+/// The other end: the process in the background.
+#[derive(Default)]
+pub(super) struct Reporter {
+    is_ready: AtomicBool,
+}
+
+impl Reporter {
+    /// The mount is there: says so, leaves the terminal and logs to syslog.
+    pub(super) fn ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
+        let mut out = io::stdout().lock();
+        // If the command was interrupted nobody listens; the mount is there all the same.
+        let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+        logging::use_syslog();
+        if let Err(error) = sys::background::leave_terminal() {
+            log::warn!("cannot leave the terminal: {error}");
+        }
+    }
+
+    /// Says why there is no mount, or logs why it ended; then ends the process.
+    pub(super) fn fail(&self, failure: &Failure) -> ! {
+        if self.is_ready.load(Ordering::Acquire) {
+            log::error!("{}", failure.text);
+        } else {
+            let mut out = io::stdout().lock();
+            // Nobody is left to tell.
+            let _ = write!(out, "{FAILED}{} {}", failure.code as u8, failure.text).and_then(|()| out.flush());
+        }
+        std::process::exit(failure.code.into())
+    }
+}
+
+impl From<Code> for i32 {
+    fn from(code: Code) -> Self {
+        code as Self
+    }
+}

@@ -1,0 +1,181 @@
+//! `kmsfs init`: makes a volume, and a keystore if there is none.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::failure::{Code, Failure};
+use super::keystore::KeystoreArgs;
+use super::output;
+use crate::crypto::Suite;
+use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, VolumeError, create_volume};
+use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms, RecoveryKey};
+use crate::sys;
+
+/// The alias of the key that volumes use if none is named.
+const DEFAULT_KEY: &str = "alias/kmsfs/default";
+
+/// The suites a volume can be made with.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SuiteName {
+    /// AES-256-GCM: notices every change
+    Gcm,
+}
+
+/// Arguments of `kmsfs init`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The directory for the encrypted files: empty, or not there yet
+    dir: PathBuf,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+    /// The key for the volume: an alias or an id
+    #[arg(long, value_name = "ALIAS", default_value = DEFAULT_KEY)]
+    key: String,
+    /// How long one try of the passphrase takes on this machine, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_UNLOCK_MS)]
+    unlock_time: u32,
+    /// Put no sealed copy of the keys into the volume: without the keystore it is lost
+    #[arg(long)]
+    detached: bool,
+    /// A label bound into every wrapped key of the volume; repeat it for more
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    context: Vec<(String, String)>,
+    /// How contents are encrypted
+    #[arg(long, value_enum, default_value_t = SuiteName::Gcm)]
+    suite: SuiteName,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    check_vacant(&args.dir)?;
+    let mut labels = BTreeMap::new();
+    for (key, value) in &args.context {
+        if labels.insert(key.clone(), value.clone()).is_some() {
+            let next = "give each label once";
+            return Err(Failure::new(Code::Usage, format!("--context {key}"), "it is given twice", next));
+        }
+    }
+    let mut keystore = open_or_create(args)?;
+    let key = resolve_key(&mut keystore, &args.key)?;
+    let is_new = make_dir(&args.dir)?;
+    let made = make_volume(args, &keystore, &key, &labels);
+    if made.is_err() && is_new {
+        // It goes only if it is empty.
+        let _ = fs::remove_dir(&args.dir);
+    }
+    made
+}
+
+/// Refuses early what [`create_volume`] would refuse after the passphrase.
+fn check_vacant(dir: &Path) -> Result<(), Failure> {
+    let root = || dir.to_path_buf();
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::io(dir, "read", &error)),
+        Ok(_) if dir.join(KMSFS_DIR).join("volume.json").exists() => Err(VolumeError::Exists { root: root() }.into()),
+        Ok(entries) => {
+            let foreign = |name: std::ffi::OsString| name != KMSFS_DIR && name != "lost+found";
+            let mut names = entries.flatten().map(|entry| entry.file_name());
+            if names.any(foreign) { Err(VolumeError::NotEmpty { root: root() }.into()) } else { Ok(()) }
+        }
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<bool, Failure> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Failure::io(dir, "create", &error)),
+    }
+}
+
+fn open_or_create(args: &Args) -> Result<Keystore, Failure> {
+    let dir = args.keystore.dir()?;
+    if Keystore::exists(&dir) {
+        return args.keystore.open();
+    }
+    if args.keystore.secret.recovery_key {
+        let next = "leave --recovery-key out, or name another keystore with --keystore";
+        return Err(Failure::new(
+            Code::Usage,
+            dir.display(),
+            "there is no keystore yet that a recovery key could open",
+            next,
+        ));
+    }
+    eprintln!("Making a keystore in {}.", dir.display());
+    let secret = args.keystore.secret.read_new()?;
+    let (keystore, recovery) = Keystore::create(&dir, &[secret], args.unlock_time)?;
+    // Whatever fails from here on, the keystore is there and so must be its recovery key.
+    show(&recovery)?;
+    Ok(keystore)
+}
+
+fn show(recovery: &RecoveryKey) -> Result<(), Failure> {
+    let text = recovery.to_text();
+    let (first, second) = text.split_at(text.len() / 2 + 1);
+    output::put(zeroize::Zeroizing::new(format!(
+        "\nRecovery key of the keystore:\n\n    {first}\n    {second}\n\n\
+        It opens everything if the passphrase is lost, and is shown only this once.\n\
+        Write it down and keep it away from this machine. Check it with: kmsfs recovery-key check\n\n"
+    )))
+}
+
+fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
+    match keystore.resolve(name) {
+        Err(_) if name == DEFAULT_KEY => {
+            let id = keystore.create_key("volumes of this keystore")?;
+            keystore.create_alias(DEFAULT_KEY, &id.0)?;
+            Ok(id)
+        }
+        resolved => Ok(resolved?),
+    }
+}
+
+fn make_volume(
+    args: &Args,
+    keystore: &Keystore,
+    key: &KeyId,
+    labels: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let suite = match args.suite {
+        SuiteName::Gcm => Suite::Gcm4k,
+    };
+    let kms = LocalKms::fixed(keystore.keys());
+    let new = NewVolume { key, suite, names: NameForm::Base64Url, labels };
+    create_volume(&args.dir, &kms, &caller(), &new)?;
+    let dir = args.dir.display();
+    if !args.detached {
+        let copy = args.dir.join(KMSFS_DIR).join(BUNDLE_NAME);
+        keystore.export_subset(std::slice::from_ref(key), &copy).map_err(|error| {
+            let next = "use it as it is and keep the keystore safe, or delete it and repeat the command";
+            Failure::new(
+                Failure::from(error).code,
+                format!("{dir} was made, but without a copy of its keys"),
+                copy.display(),
+                next,
+            )
+        })?;
+    }
+    output::line(format!("Made the volume {dir} under the key {}.", args.key))?;
+    output::line(if args.detached {
+        format!("Without {} it is lost: keep a backup of that directory.", keystore.dir().display())
+    } else {
+        "A backup of it is complete: it carries its keys, sealed under your passphrase and recovery key.".to_owned()
+    })?;
+    output::line(format!("Next: kmsfs mount {dir} MOUNTPOINT"))
+}
+
+/// This process, as the one who asks.
+pub(super) fn caller() -> Caller {
+    Caller { uid: sys::process::effective_uid(), gid: sys::process::effective_gid(), pid: std::process::id() }
+}

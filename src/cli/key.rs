@@ -1,0 +1,189 @@
+//! `kmsfs key`: the CMKs of a keystore. Each command says in one line what it did not do.
+
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::key_alias;
+use super::keystore::KeystoreArgs;
+use super::output::{self, line};
+use crate::kms::{Cmk, KeyState, Keystore};
+
+/// Arguments of `kmsfs key`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Make a key
+    Create {
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+        /// A name for it: alias/...
+        #[arg(long)]
+        alias: Option<String>,
+        #[command(flatten)]
+        keystore: KeystoreArgs,
+    },
+    /// List all keys
+    List(Look),
+    /// Show one key with its versions
+    Describe {
+        /// Its id or an alias
+        key: String,
+        #[command(flatten)]
+        look: Look,
+    },
+    /// Let a key wrap and unwrap again
+    Enable(One),
+    /// Keep a key from wrapping and unwrapping; live mounts notice within a second
+    Disable(One),
+    /// Give a key a new version of key material
+    Rotate(One),
+    /// Schedule the deletion of a key, which stops its use at once
+    Delete {
+        #[command(flatten)]
+        one: One,
+        /// The waiting period, 7 to 30 days
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+    },
+    /// Take a scheduled deletion back; the key is disabled afterwards
+    CancelDeletion(One),
+    /// Name keys
+    Alias(key_alias::Args),
+}
+
+#[derive(clap::Args)]
+struct One {
+    /// Its id or an alias
+    key: String,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+#[derive(clap::Args)]
+struct Look {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.verb {
+        Verb::Create { description, alias, keystore } => create(&mut keystore.open()?, description, alias.as_deref()),
+        Verb::List(look) => list(&look.keystore.open()?, look.json),
+        Verb::Describe { key, look } => describe(&look.keystore.open()?, key, look.json),
+        Verb::Enable(One { key, keystore }) => {
+            keystore.open()?.enable(key)?;
+            line(format!("{key} is enabled; files under it open again. Nothing was rewrapped."))
+        }
+        Verb::Disable(One { key, keystore }) => {
+            keystore.open()?.disable(key)?;
+            line(format!("{key} is disabled; nothing was deleted, and kmsfs key enable {key} brings everything back."))
+        }
+        Verb::Rotate(One { key, keystore }) => {
+            let version = keystore.open()?.rotate(key)?;
+            line(format!(
+                "{key} has version {version} for new data keys; existing ones were not rewrapped and still open."
+            ))
+        }
+        Verb::Delete { one: One { key, keystore }, days } => {
+            let when = output::time(keystore.open()?.schedule_deletion(key, *days)?);
+            line(format!(
+                "{key} is pending deletion until {when}; nothing is deleted yet. Undo: kmsfs key cancel-deletion {key}"
+            ))
+        }
+        Verb::CancelDeletion(One { key, keystore }) => {
+            keystore.open()?.cancel_deletion(key)?;
+            line(format!("{key} is kept; it was not enabled. Next: kmsfs key enable {key}"))
+        }
+        Verb::Alias(args) => key_alias::run(args),
+    }
+}
+
+fn create(keystore: &mut Keystore, description: &str, alias: Option<&str>) -> Result<(), Failure> {
+    let id = keystore.create_key(description)?;
+    if let Some(alias) = alias {
+        keystore.create_alias(alias, &id.0).inspect_err(|_| eprintln!("kmsfs: note: the key {} was made", id.0))?;
+    }
+    line(&id.0)
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    aliases: Vec<&'a str>,
+    state: KeyState,
+    description: &'a str,
+    created: u64,
+    versions: Vec<ShownVersion>,
+}
+
+#[derive(Serialize)]
+struct ShownVersion {
+    number: u16,
+    created: u64,
+}
+
+impl<'a> Shown<'a> {
+    fn of(cmk: &'a Cmk, keys: &'a crate::kms::KeySet) -> Self {
+        let versions = cmk.versions().iter().map(|v| ShownVersion { number: v.number, created: v.created });
+        Self {
+            id: &cmk.id.0,
+            aliases: keys.aliases().filter(|(_, id)| **id == cmk.id).map(|(name, _)| name).collect(),
+            state: cmk.state,
+            description: &cmk.description,
+            created: cmk.created,
+            versions: versions.collect(),
+        }
+    }
+}
+
+fn state(state: KeyState) -> String {
+    match state {
+        KeyState::Enabled => "enabled".to_owned(),
+        KeyState::Disabled => "disabled".to_owned(),
+        KeyState::PendingDeletion { deletion_date } => {
+            format!("pending deletion until {}", output::time(deletion_date))
+        }
+    }
+}
+
+fn list(keystore: &Keystore, json: bool) -> Result<(), Failure> {
+    let keys = keystore.keys();
+    let shown: Vec<Shown<'_>> = keys.keys().map(|cmk| Shown::of(cmk, &keys)).collect();
+    if json {
+        return output::json(&shown);
+    }
+    for key in &shown {
+        let version = key.versions.len();
+        line(format!("{}  {}  version {version}  {}", key.id, state(key.state), key.aliases.join(" ")).trim_end())?;
+    }
+    Ok(())
+}
+
+fn describe(keystore: &Keystore, name: &str, json: bool) -> Result<(), Failure> {
+    let (keys, cmk) = (keystore.keys(), keystore.describe_key(name)?);
+    let key = Shown::of(&cmk, &keys);
+    if json {
+        return output::json(&key);
+    }
+    line(format!("key          {}\nstate        {}", key.id, state(key.state)))?;
+    line(format!("created      {}", output::time(key.created)))?;
+    if !key.description.is_empty() {
+        line(format!("description  {}", key.description))?;
+    }
+    for alias in &key.aliases {
+        line(format!("alias        {alias}"))?;
+    }
+    for version in &key.versions {
+        line(format!("version {:<4} {}", version.number, output::time(version.created)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `kmsfs key alias`: names of CMKs.
+
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::keystore::KeystoreArgs;
+use super::output::{self, line};
+
+/// Arguments of `kmsfs key alias`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Give a key a name
+    Create(Pair),
+    /// Point a name at another key
+    Update(Pair),
+    /// Take a name away; its key stays
+    Delete {
+        /// The name: alias/...
+        alias: String,
+        #[command(flatten)]
+        keystore: KeystoreArgs,
+    },
+    /// List all names
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        keystore: KeystoreArgs,
+    },
+}
+
+#[derive(clap::Args)]
+struct Pair {
+    /// The name: alias/...
+    alias: String,
+    /// The key: its id or another alias of it
+    key: String,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    alias: &'a str,
+    key: &'a str,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.verb {
+        Verb::Create(Pair { alias, key, keystore }) => {
+            keystore.open()?.create_alias(alias, key)?;
+            line(format!("{alias} names {key}. No volume was changed."))
+        }
+        Verb::Update(Pair { alias, key, keystore }) => {
+            keystore.open()?.update_alias(alias, key)?;
+            line(format!("{alias} names {key}. Existing volumes and data keys stay under the former key."))
+        }
+        Verb::Delete { alias, keystore } => {
+            keystore.open()?.delete_alias(alias)?;
+            line(format!("{alias} is gone. Its key was not touched."))
+        }
+        Verb::List { json, keystore } => {
+            let keys = keystore.open()?.keys();
+            let shown: Vec<_> = keys.aliases().map(|(alias, id)| Shown { alias, key: &id.0 }).collect();
+            if *json {
+                return output::json(&shown);
+            }
+            shown.iter().try_for_each(|shown| line(format!("{}  {}", shown.alias, shown.key)))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The command line: one file for each verb.
+//!
+//! This room turns arguments into calls and errors into advice and exit codes. It refuses to know ciphers, formats and
+//! FUSE requests.
+//!
+//! Invariants:
+//! - a secret never comes from an argument, and memory is protected before one is read;
+//! - a command that fails says what happened, to which file or key, and what to do next ([`failure`]);
+//! - what a program may read goes to standard output, everything else to standard error.
+
+mod background;
+mod checks;
+mod completions;
+mod failure;
+mod helper;
+mod info;
+mod init;
+mod key;
+mod key_alias;
+mod keystore;
+mod logging;
+mod mount;
+mod mount_options;
+mod mounts;
+mod output;
+mod passphrase;
+mod recovery;
+mod secret;
+mod speed;
+mod status;
+mod umount;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Encrypted directories with one key for each file, and the keys in a keystore that can rotate and disable them.
+#[derive(Parser)]
+#[command(name = "kmsfs", version, after_help = failure::EXIT_CODES, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make an encrypted volume in an empty directory, and a keystore if there is none
+    Init(init::Args),
+    /// Show the plain files of a volume in another directory
+    Mount(mount::Args),
+    /// Take a mount away
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Args),
+    /// Tell what a volume is; needs no secret
+    Info(info::Args),
+    /// List what is mounted
+    Status(status::Args),
+    /// Make, list, rotate, disable and name the keys of the keystore
+    Key(key::Args),
+    /// Change the passphrase of the keystore
+    Passphrase(passphrase::Args),
+    /// Check that a recovery key is the right one
+    RecoveryKey(recovery::Args),
+    /// Measure the ciphers on this machine
+    Speed(speed::Args),
+    /// Print a completion script for a shell
+    Completions(completions::ShellArgs),
+    /// Print the manual page, or write those of all commands into a directory
+    Man(completions::ManArgs),
+}
+
+/// Runs the command that `arguments` ask for, the first of them being the name of the program.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let Some(arguments) = helper::as_mount_verb(arguments) else { return ExitCode::SUCCESS };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to report to if this fails.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::Code::Usage as u8));
+        }
+    };
+    logging::start();
+    let done =
+        crate::sys::process::protect_memory().map_err(Failure::from_unprotected).and_then(|()| dispatch(cli.verb));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Init(args) => init::run(&args),
+        Verb::Mount(args) => mount::run(&args),
+        Verb::Umount(args) => umount::run(&args),
+        Verb::Info(args) => info::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Key(args) => key::run(&args),
+        Verb::Passphrase(args) => passphrase::run(&args),
+        Verb::RecoveryKey(args) => recovery::run(&args),
+        Verb::Speed(args) => speed::run(&args),
+        Verb::Completions(args) => completions::shell(&args),
+        Verb::Man(args) => completions::man(&args),
+    }
+}

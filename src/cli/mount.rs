@@ -1,0 +1,280 @@
+//! `kmsfs mount`: checks, unlocks, and serves a volume, in the background unless told otherwise.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::background::{self, Reporter};
+use super::checks;
+use super::failure::{Code, Failure};
+use super::init::caller;
+use super::keystore::KeystoreArgs;
+use super::mount_options::{Durability, MountOptions};
+use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
+use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
+use crate::fs::{EncryptedFs, FsConfig};
+use crate::fuse;
+use crate::sys;
+
+/// Arguments of `kmsfs mount`.
+#[derive(clap::Args, Clone)]
+pub(super) struct Args {
+    /// The volume: a directory made by kmsfs init
+    dir: PathBuf,
+    /// Where its plain files shall appear: an empty directory
+    mountpoint: PathBuf,
+    /// Stay in front and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+    /// Change nothing in the volume
+    #[arg(long)]
+    ro: bool,
+    /// Let other users in; file permissions decide what they may do
+    #[arg(long)]
+    allow_other: bool,
+    /// What holds after a power cut
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+    /// How many threads answer requests [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Options as of mount(8): ro, rw, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=, passfile=,
+    /// keyfile=, keystore=, threads=; x-... are ignored
+    #[arg(short, value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Tell the parent on standard output when the mount is ready
+    #[arg(long, hide = true)]
+    report_ready: bool,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+/// What is to be mounted, with everything decided and all paths absolute.
+struct Plan {
+    header: VolumeHeader,
+    backing: PathBuf,
+    mountpoint: PathBuf,
+    keystore_dir: PathBuf,
+    read_only: bool,
+    allow_other: bool,
+    durability: Durability,
+    threads: usize,
+    /// Options for the kernel.
+    kernel: Vec<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let reporter = args.report_ready.then(Reporter::default);
+    let done = start(args, reporter.as_ref());
+    match (done, reporter) {
+        (Err(failure), Some(reporter)) => reporter.fail(&failure),
+        (done, _) => done,
+    }
+}
+
+fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
+    let options = MountOptions::parse(&args.options)?;
+    let args = merged(args, &options);
+    checks::fuse()?;
+    let plan = plan(&args, &options)?;
+    let access = if plan.read_only { Access::Read } else { Access::Write };
+    let mut locked = lock(&plan.backing, access)?;
+    if args.foreground {
+        locked.record_pid()?;
+        let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan, &secret))?;
+        let _watcher = watch(&plan, &kms)?;
+        let served = serve(&plan, kms, volume, || {
+            if let Some(reporter) = reporter {
+                reporter.ready()
+            }
+        });
+        drop(locked);
+        return served;
+    }
+    // The process in the background takes it for itself.
+    drop(locked);
+    let secret = &args.keystore.secret;
+    if secret.keyfile.is_some() {
+        return background::start(&arguments(&args, &plan)?, b"");
+    }
+    secret.retry(|| {
+        let line = secret.line()?;
+        // A mistyped recovery key is found before anything is started.
+        secret.parse(line.clone())?;
+        background::start(&arguments(&args, &plan)?, &line)
+    })
+}
+
+/// The arguments with what `-o` says put in its place.
+fn merged(args: &Args, options: &MountOptions) -> Args {
+    let mut merged = args.clone();
+    if let Some(keystore) = &options.keystore {
+        merged.keystore.keystore = Some(keystore.clone());
+    }
+    let secret = &mut merged.keystore.secret;
+    let is_given =
+        secret.passfile.is_some() || !secret.extpass.is_empty() || secret.passfd.is_some() || secret.keyfile.is_some();
+    if !is_given {
+        secret.passfile.clone_from(&options.passfile);
+        secret.keyfile.clone_from(&options.keyfile);
+    }
+    merged
+}
+
+fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
+    let (header, _) = VolumeHeader::load(&args.dir)?;
+    let backing = args.dir.canonicalize().map_err(|error| Failure::io(&args.dir, "resolve", &error))?;
+    let mountpoint = checks::mountpoint(&args.mountpoint, &backing, options.nonempty)?;
+    let read_only = args.ro || options.read_only == Some(true);
+    checks::backing(&header, read_only)?;
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Plan {
+        header,
+        backing,
+        mountpoint,
+        keystore_dir: args.keystore.dir()?,
+        read_only,
+        allow_other: args.allow_other || options.allow_other,
+        durability: args.durability.or(options.durability).unwrap_or_default(),
+        threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
+        kernel: options.kernel.clone(),
+    })
+}
+
+/// The command line of the process in the background; the secret is not in it.
+fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
+    let mut line: Vec<OsString> = ["mount", "--foreground", "--report-ready"].map(OsString::from).to_vec();
+    let mut pair = |name: &str, value: OsString| line.extend([name.into(), value]);
+    pair("--keystore", plan.keystore_dir.clone().into());
+    pair("--durability", if plan.durability == Durability::Fast { "fast" } else { "atomic" }.into());
+    pair("--threads", plan.threads.to_string().into());
+    pair("-o", [&["nonempty".to_owned()], &plan.kernel[..]].concat().join(",").into());
+    match &args.keystore.secret.keyfile {
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(|error| Failure::io(path, "find", &error))?;
+            pair("--keyfile", path.into());
+        }
+        None => pair("--passfd", "0".into()),
+    }
+    let flags = [
+        (plan.read_only, "--ro"),
+        (plan.allow_other, "--allow-other"),
+        (args.keystore.secret.recovery_key, "--recovery-key"),
+    ];
+    line.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
+    line.extend(["--".into(), plan.backing.clone().into(), plan.mountpoint.clone().into()]);
+    Ok(line)
+}
+
+fn copy_path(plan: &Plan) -> PathBuf {
+    plan.backing.join(KMSFS_DIR).join(BUNDLE_NAME)
+}
+
+/// Unlocks the volume with the keystore or, if that is missing or does not know the volume's key, with the volume's own
+/// copy of its keys.
+fn unlock(plan: &Plan, secret: &UnlockSecret) -> Result<(Arc<LocalKms>, Volume), Failure> {
+    let copy = copy_path(plan);
+    let refused = match open_kms(&plan.keystore_dir, secret) {
+        Ok(kms) => match plan.header.clone().unlock(&kms, &caller()) {
+            Ok(volume) => return Ok((Arc::new(kms), volume)),
+            Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
+            Err(error) => return Err(error.into()),
+        },
+        Err(error @ (KeystoreError::NotFound(_) | KeystoreError::Damaged { .. } | KeystoreError::Foreign { .. })) => {
+            error.into()
+        }
+        Err(error @ KeystoreError::WrongSecret(_)) if is_of_another(&copy, &plan.keystore_dir) => error.into(),
+        Err(error) => return Err(error.into()),
+    };
+    // Whatever is wrong with the copy, the first refusal is the one to tell.
+    let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
+    let Ok(volume) = plan.header.clone().unlock(&kms, &caller()) else { return Err(refused) };
+    eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
+    Ok((Arc::new(kms), volume))
+}
+
+/// Whether the volume's copy is of another keystore: another passphrase may open it then.
+fn is_of_another(copy: &Path, keystore: &Path) -> bool {
+    let uuid = |path: &Path| read_bundle_header(path).map(|header| header.keystore).ok();
+    uuid(copy).is_some_and(|copied| uuid(&keystore.join(BUNDLE_NAME)) != Some(copied))
+}
+
+fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError> {
+    if !Keystore::exists(dir) {
+        return Err(KeystoreError::NotFound(dir.to_path_buf()));
+    }
+    let bundle = dir.join(BUNDLE_NAME);
+    match LocalKms::open_bundle(&bundle, secret) {
+        Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
+            // Opening the keystore writes the bundle anew from its records.
+            drop(Keystore::open(dir)?.unlock(secret)?);
+            LocalKms::open_bundle(&bundle, secret)
+        }
+        opened => opened,
+    }
+}
+
+/// Follows changes of the keystore, and keeps the volume's copy of its keys as new as they are.
+fn watch(plan: &Plan, kms: &Arc<LocalKms>) -> Result<BundleWatcher, Failure> {
+    let (copy, key) = (copy_path(plan), plan.header.key().clone());
+    let has_copy = copy.exists() && !plan.read_only;
+    let update = move |kms: &LocalKms| {
+        if !has_copy {
+            return;
+        }
+        match kms.update_copy(&copy, &key) {
+            Ok(true) => log::info!("{} is up to date", copy.display()),
+            Ok(false) => {}
+            Err(error) => log::warn!("{error}; the volume's copy of its keys is older than the keystore"),
+        }
+    };
+    update(kms);
+    let started = BundleWatcher::start(Arc::clone(kms), update);
+    started.map_err(|error| {
+        Failure::new(
+            Code::Other,
+            "mount",
+            format!("cannot start a thread: {error}"),
+            "raise the limit of processes (ulimit -u)",
+        )
+    })
+}
+
+/// Serves the volume until it is unmounted.
+fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) -> Result<(), Failure> {
+    let limit = sys::process::raise_open_files();
+    limit.map_err(|error| {
+        Failure::new(
+            Code::Other,
+            "mount",
+            format!("cannot raise the limit of open files: {error}"),
+            "raise it with ulimit -n",
+        )
+    })?;
+    sys::process::clear_umask();
+    let config = FsConfig {
+        backing: plan.backing.clone(),
+        read_only: plan.read_only,
+        durability: plan.durability.into(),
+        allow_other: plan.allow_other,
+    };
+    let fs = EncryptedFs::new(volume, kms, config).map_err(|error| {
+        Failure::new(
+            Code::NotAVolume,
+            "mount",
+            format!("{}: {error}", plan.backing.display()),
+            "restore it from a backup, or see docs/operations.md",
+        )
+    })?;
+    let options = fuse::MountOptions {
+        allow_other: plan.allow_other,
+        read_only: plan.read_only,
+        threads: plan.threads,
+        fs_name: plan.backing.to_string_lossy().into_owned(),
+        extra: plan.kernel.clone(),
+        shared: false,
+    };
+    fuse::serve(fs, &plan.mountpoint, &options, ready).map_err(|error| {
+        Failure::new(Code::Mountpoint, "mount", error.to_string(), "see the log, and docs/operations.md")
+    })
+}

@@ -1,0 +1,156 @@
+//! `-o` options, as mount(8) and /etc/fstab give them.
+
+use std::path::PathBuf;
+
+use super::failure::{Code, Failure};
+
+/// What holds after a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(super) enum Durability {
+    /// Every block is the old or the new one
+    #[default]
+    Atomic,
+    /// Blocks that were being written may be lost; faster
+    Fast,
+}
+
+impl From<Durability> for crate::content::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Atomic => Self::Atomic,
+            Durability::Fast => Self::Fast,
+        }
+    }
+}
+
+/// All `-o` options together; the order does not matter, the last one of a pair counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct MountOptions {
+    pub(super) read_only: Option<bool>,
+    pub(super) allow_other: bool,
+    pub(super) nonempty: bool,
+    pub(super) durability: Option<Durability>,
+    pub(super) passfile: Option<PathBuf>,
+    pub(super) keyfile: Option<PathBuf>,
+    pub(super) keystore: Option<PathBuf>,
+    pub(super) threads: Option<usize>,
+    /// What the kernel is to be told.
+    pub(super) kernel: Vec<String>,
+}
+
+impl MountOptions {
+    /// Reads comma-separated lists.
+    pub(super) fn parse(lists: &[String]) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        for word in lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
+            options.take(word)?;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, word: &str) -> Result<(), Failure> {
+        if let Some((name, value)) = word.split_once('=') {
+            return self.take_pair(word, name, value);
+        }
+        match word {
+            "ro" => self.read_only = Some(true),
+            "rw" => self.read_only = Some(false),
+            "allow_other" => self.allow_other = true,
+            "nonempty" => self.nonempty = true,
+            "dev" | "nodev" | "suid" | "nosuid" | "exec" | "noexec" | "atime" | "noatime" | "sync" | "async"
+            | "dirsync" => {
+                self.kernel.push(word.to_owned());
+            }
+            // For mount(8) and systemd, or what FUSE does anyway.
+            "defaults"
+            | "auto"
+            | "noauto"
+            | "user"
+            | "nouser"
+            | "users"
+            | "owner"
+            | "group"
+            | "nofail"
+            | "_netdev"
+            | "relatime"
+            | "norelatime"
+            | "strictatime"
+            | "lazytime"
+            | "nolazytime"
+            | "diratime"
+            | "nodiratime"
+            | "default_permissions"
+            | "quiet"
+            | "silent" => {}
+            _ if word.starts_with("x-") || word.starts_with("X-") => {}
+            _ => return Err(unknown(word)),
+        }
+        Ok(())
+    }
+
+    fn take_pair(&mut self, word: &str, name: &str, value: &str) -> Result<(), Failure> {
+        match name {
+            "durability" => {
+                self.durability = Some(match value {
+                    "atomic" => Durability::Atomic,
+                    "fast" => Durability::Fast,
+                    _ => return Err(bad_value(word, "atomic or fast")),
+                });
+            }
+            "passfile" => self.passfile = Some(value.into()),
+            "keyfile" => self.keyfile = Some(value.into()),
+            "keystore" => self.keystore = Some(value.into()),
+            "threads" => self.threads = Some(value.parse().map_err(|_| bad_value(word, "a number"))?),
+            "comment" | "subtype" | "fsname" => {}
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
+            _ => return Err(unknown(word)),
+        }
+        Ok(())
+    }
+}
+
+fn unknown(word: &str) -> Failure {
+    let next = "see kmsfs mount --help; options for other programs begin with x-";
+    Failure::new(Code::Usage, format!("-o {word}"), "not an option of kmsfs", next)
+}
+
+fn bad_value(word: &str, expected: &str) -> Failure {
+    Failure::new(Code::Usage, format!("-o {word}"), "not a possible value", format!("give {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(lists: &[&str]) -> Result<MountOptions, Failure> {
+        MountOptions::parse(&lists.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_fstab_line_is_understood_in_any_order() {
+        let expected = MountOptions {
+            read_only: Some(true),
+            allow_other: true,
+            durability: Some(Durability::Fast),
+            passfile: Some("/etc/p=x".into()),
+            kernel: vec!["nodev".into()],
+            ..MountOptions::default()
+        };
+        let a = parse(&[
+            "defaults,rw,ro,_netdev,x-systemd.automount,x-a=b,nodev",
+            "allow_other,durability=fast,passfile=/etc/p=x",
+        ]);
+        let b = parse(&["passfile=/etc/p=x,durability=fast,,allow_other,nodev,ro"]);
+        assert_eq!(a.unwrap(), expected);
+        assert_eq!(b.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        for word in ["frobnicate", "durability=maybe", "color=red"] {
+            let failure = parse(&["ro", word]).unwrap_err();
+            assert_eq!(failure.code, Code::Usage);
+            assert!(failure.text.contains(word));
+        }
+    }
+}

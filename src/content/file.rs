@@ -1,0 +1,304 @@
+//! The open content of a file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::geometry::{CipherOffset, INLINE_MAX, INLINE_META, META, backing_len};
+use super::group::Group;
+use super::meta::{MIRROR_LEN, Meta, flag};
+use super::{BackingFile, Durability, Error};
+use crate::crypto::{DataKey, derive};
+
+/// More groups than this are not kept for a file unless they are dirty: 64 MiB of content each thousand.
+const MAX_IDLE_GROUPS: usize = 1024;
+/// Overwrites are written out when this many bytes wait.
+pub(super) const MAX_PENDING: usize = 8 << 20;
+/// Blocks that may be sealed under one salt: half of what SP 800-38D section 8.3 allows for random nonces.
+const MAX_SEALS: u64 = 1 << 31;
+
+/// The data key of a file, and what it leaves in META page 0 for the day the envelope is lost.
+pub struct ContentKey {
+    /// The key.
+    pub key: DataKey,
+    /// Its mirror; `None` keeps the one that is there.
+    pub mirror: Option<[u8; MIRROR_LEN]>,
+}
+
+/// What is still to be done for a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ContentState {
+    /// Something is not on the backing file yet: see [`Content::commit`].
+    pub dirty: bool,
+    /// Previous parts are kept for a crash: see [`Content::settle`].
+    pub unsettled: bool,
+    /// A commit would have to wait for the disk.
+    pub needs_barrier: bool,
+}
+
+/// How the content is held.
+pub(super) enum Form {
+    /// In memory as a whole, and in page 0 on the backing file. Empty files are inline, too.
+    Inline {
+        /// The plain content.
+        content: Zeroizing<Vec<u8>>,
+        /// The backing file is older.
+        dirty: bool,
+    },
+    /// In blocks.
+    Paged,
+}
+
+/// What changes only under the lock for writing.
+pub(super) struct State {
+    /// Plain size in bytes.
+    pub size: u64,
+    /// The size that a crash could bring back.
+    pub old_size: u64,
+    pub form: Form,
+    /// Length of the backing file, in bytes.
+    pub backing_len: u64,
+    /// Groups may have no META page.
+    pub sparse: bool,
+    /// The size, the flags or the mirror in page 0 are to be written.
+    pub header_dirty: bool,
+    /// Some of what is on the backing file may be on the disk: from then on, order matters.
+    pub durable: bool,
+    /// Page 0 on the backing file is still that of the inline form.
+    pub converting: bool,
+    /// The backing file is shorter than the authenticated size demands: expected and found length.
+    pub cut: Option<(u64, u64)>,
+}
+
+/// What readers fill, too.
+#[derive(Default)]
+pub(super) struct Cache {
+    pub groups: HashMap<u64, Group>,
+    /// Sealed blocks that must not be on the backing file before the META page is.
+    pub pending: BTreeMap<u64, Box<[u8]>>,
+}
+
+/// The content of one file, for all who have it open. Reads run in parallel, writes one at a time.
+pub struct Content<B: BackingFile> {
+    pub(super) backing: B,
+    pub(super) key: DataKey,
+    mirror: Option<[u8; MIRROR_LEN]>,
+    pub(super) durability: Durability,
+    pub(super) max_seals: u64,
+    pub(super) state: RwLock<State>,
+    pub(super) cache: Mutex<Cache>,
+    /// Data on the backing file may not be on the disk.
+    pub(super) unsynced: AtomicBool,
+    /// Previous parts, or a previous size, are on the backing file or will be.
+    pub(super) unsettled: AtomicBool,
+    /// See [`ContentState`]: kept beside the lock, so that asking never waits.
+    dirty: AtomicBool,
+    needs_barrier: AtomicBool,
+    pub(super) pending_bytes: AtomicUsize,
+}
+
+impl<B: BackingFile> Content<B> {
+    fn new(backing: B, key: ContentKey, durability: Durability, state: State) -> Self {
+        Self {
+            backing,
+            key: key.key,
+            mirror: key.mirror,
+            durability,
+            max_seals: MAX_SEALS,
+            state: RwLock::new(state),
+            cache: Mutex::default(),
+            unsynced: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            needs_barrier: AtomicBool::new(false),
+            pending_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The content of a file that is known to be empty: nothing is read.
+    pub fn create(backing: B, key: ContentKey, durability: Durability) -> Self {
+        Self::new(backing, key, durability, State::empty())
+    }
+
+    /// Opens the content of an existing file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptMeta`] if its first META page is missing, damaged or of another data key; [`Error::Io`].
+    pub fn open(backing: B, key: ContentKey, durability: Durability) -> Result<Self, Error> {
+        let len = backing.len()?;
+        let content = Self::new(backing, key, durability, State::empty());
+        if len > 0 {
+            content.read_first_page(len)?;
+        }
+        Ok(content)
+    }
+
+    fn read_first_page(&self, len: u64) -> Result<(), Error> {
+        let mut page = [0; META as usize];
+        let found = self.backing.read_at(&mut page, CipherOffset(0))?;
+        let page = &page[..found];
+        let meta = Meta::decode(page, 0)?;
+        let commitment = derive::commitment(&self.key);
+        if !bool::from(commitment.ct_eq(&meta.commitment)) {
+            return Err(Error::CorruptMeta { group: 0, reason: "it belongs to another data key" });
+        }
+        let mut state = self.state.write();
+        state.backing_len = len;
+        state.durable = true;
+        if meta.flags & flag::INLINE != 0 {
+            let content = self.open_inline(&meta, page)?;
+            state.size = meta.size;
+            state.old_size = meta.size;
+            state.form = Form::Inline { content, dirty: false };
+            return Ok(());
+        }
+        state.form = Form::Paged;
+        state.sparse = meta.flags & flag::SPARSE != 0;
+        (state.size, state.old_size) = (meta.size, meta.previous_size);
+        if meta.size <= INLINE_MAX || meta.size > super::MAX_SIZE {
+            return Err(Error::CorruptMeta { group: 0, reason: "the size does not fit its form" });
+        }
+        if len < backing_len(meta.size) {
+            if meta.previous_size > INLINE_MAX
+                && meta.previous_size < meta.size
+                && len >= backing_len(meta.previous_size)
+            {
+                // A growth that was cut short: nothing of it was ever promised.
+                state.size = meta.previous_size;
+                state.header_dirty = true;
+            } else {
+                state.cut = Some((backing_len(meta.size), len));
+            }
+        }
+        if meta.size != meta.previous_size {
+            self.found_crash();
+        }
+        let mut cache = self.cache.lock();
+        let group = self.admit_page(&state, meta, page, &mut cache)?;
+        cache.groups.insert(0, group);
+        Ok(())
+    }
+
+    fn open_inline(&self, meta: &Meta, page: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        if meta.size == 0 || meta.size > INLINE_MAX {
+            return Err(Error::CorruptMeta { group: 0, reason: "the size does not fit its form" });
+        }
+        let expected = INLINE_META + meta.size;
+        if (page.len() as u64) < expected {
+            return Err(Error::Truncated { expected, found: page.len() as u64 });
+        }
+        let keys = derive::group_keys(&self.key, 0, &meta.salt);
+        let mut content = Zeroizing::new(vec![0; meta.size as usize]);
+        meta.open_inline(page, &keys.block, &mut content)?;
+        Ok(content)
+    }
+
+    /// What was read tells of a crash: it must be synced and settled like a write of our own.
+    pub(super) fn found_crash(&self) {
+        self.unsynced.store(true, Ordering::Release);
+        self.unsettled.store(true, Ordering::Release);
+    }
+
+    /// The plain size in bytes.
+    pub fn size(&self) -> u64 {
+        self.state.read().size
+    }
+
+    /// The backing file.
+    pub fn backing(&self) -> &B {
+        &self.backing
+    }
+
+    /// What is still to be done.
+    pub fn state(&self) -> ContentState {
+        ContentState {
+            dirty: self.dirty.load(Ordering::Acquire),
+            unsettled: self.unsettled.load(Ordering::Acquire),
+            needs_barrier: self.needs_barrier.load(Ordering::Acquire),
+        }
+    }
+
+    /// Keeps [`Content::state`] true; at the end of whatever changed `state`.
+    pub(super) fn publish(&self, state: &State) {
+        let mut cache = self.cache.lock();
+        let pending: usize = cache.pending.len() * super::geometry::BLOCK as usize;
+        let (dirty, grows_inline) = match &state.form {
+            Form::Inline { dirty, content } => {
+                let wanted = backing_len(content.len() as u64);
+                (*dirty, *dirty && state.backing_len > 0 && wanted != state.backing_len)
+            }
+            Form::Paged => (state.header_dirty || pending > 0 || cache.groups.values().any(|group| group.dirty), false),
+        };
+        trim(&mut cache);
+        drop(cache);
+        let ordered = state.durable && self.durability == Durability::Atomic;
+        self.dirty.store(dirty, Ordering::Release);
+        self.needs_barrier.store(ordered && (pending > 0 || grows_inline || state.converting), Ordering::Release);
+        self.pending_bytes.store(pending, Ordering::Release);
+    }
+
+    /// Whether the order of writes must be told to the disk.
+    pub(super) fn is_ordered(&self, state: &State) -> bool {
+        state.durable && self.durability == Durability::Atomic
+    }
+
+    /// Waits until everything on the backing file is on the disk, where that is promised.
+    pub(super) fn barrier(&self, state: &State) -> Result<(), Error> {
+        if self.is_ordered(state) {
+            self.backing.sync_data()?;
+            self.unsynced.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The cache, with `group` in it.
+    pub(super) fn cache_with(&self, state: &State, group: u64) -> Result<MutexGuard<'_, Cache>, Error> {
+        let mut cache = self.cache.lock();
+        if !cache.groups.contains_key(&group) {
+            trim(&mut cache);
+            let loaded = self.load_group(state, group, &mut cache)?;
+            cache.groups.insert(group, loaded);
+        }
+        Ok(cache)
+    }
+
+    /// What page 0 says of the file as a whole.
+    pub(super) fn fill_header(&self, state: &State, meta: &mut Meta) {
+        meta.size = state.size;
+        meta.previous_size = if state.durable && !state.converting { state.old_size } else { state.size };
+        meta.commitment = derive::commitment(&self.key);
+        if let Some(mirror) = self.mirror {
+            meta.mirror = mirror;
+        }
+    }
+}
+
+impl State {
+    pub(super) fn empty() -> Self {
+        Self {
+            size: 0,
+            old_size: 0,
+            form: Form::Inline { content: Zeroizing::default(), dirty: false },
+            backing_len: 0,
+            sparse: false,
+            header_dirty: false,
+            durable: false,
+            converting: false,
+            cut: None,
+        }
+    }
+}
+
+/// Drops idle groups if there are too many.
+fn trim(cache: &mut Cache) {
+    if cache.groups.len() > MAX_IDLE_GROUPS {
+        let mut keep = MAX_IDLE_GROUPS / 2;
+        cache.groups.retain(|number, group| {
+            keep = keep.saturating_sub(1);
+            *number == 0 || keep > 0 || !group.is_idle()
+        });
+    }
+}

@@ -1,0 +1,206 @@
+//! Holes: making them, finding them, reserving space.
+
+use std::io;
+
+use super::file::{Content, Form, State};
+use super::geometry::{
+    BLOCK, CipherOffset, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_at, group_of, meta_at, runs,
+    slot_of,
+};
+use super::{BackingFile, Error};
+
+impl<B: BackingFile> Content<B> {
+    /// Makes a range read as zeros and gives its space back. The size stays.
+    ///
+    /// # Errors
+    /// As [`Content::write`].
+    pub fn punch_hole(&self, at: u64, len: u64) -> Result<(), Error> {
+        let mut state = self.state.write();
+        let result = self.punch_in(&mut state, at, len);
+        self.publish(&state);
+        result
+    }
+
+    /// Makes a range read as zeros. The size grows to its end unless `keep_size`.
+    ///
+    /// # Errors
+    /// As [`Content::write`].
+    pub fn zero_range(&self, at: u64, len: u64, keep_size: bool) -> Result<(), Error> {
+        let mut state = self.state.write();
+        let end = Self::end_of(at, len)?;
+        let result = self
+            .punch_in(&mut state, at, len)
+            .and_then(|()| if !keep_size && end > state.size { self.truncate_in(&mut state, end) } else { Ok(()) });
+        self.publish(&state);
+        result
+    }
+
+    /// Reserves space for a range. The size grows to its end unless `keep_size`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no space.
+    pub fn allocate(&self, at: u64, len: u64, keep_size: bool) -> Result<(), Error> {
+        let mut state = self.state.write();
+        let end = Self::end_of(at, len)?;
+        let from = meta_at(group_of(at / BLOCK));
+        let until = backing_len(end);
+        if until > from.0 {
+            match self.backing.allocate(from, until - from.0) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                other => other?,
+            }
+        }
+        let result = if !keep_size && end > state.size { self.truncate_in(&mut state, end) } else { Ok(()) };
+        self.publish(&state);
+        result
+    }
+
+    fn punch_in(&self, state: &mut State, at: u64, len: u64) -> Result<(), Error> {
+        let end = Self::end_of(at, len)?.min(state.size);
+        if at >= end {
+            return Ok(());
+        }
+        Self::refuse_cut(state)?;
+        if let Form::Inline { content, dirty } = &mut state.form {
+            content[at as usize..end as usize].fill(0);
+            *dirty = true;
+            return Ok(());
+        }
+        let whole_from = at.div_ceil(BLOCK);
+        let whole_to = if end == state.size { blocks_in(end) } else { end / BLOCK };
+        if whole_from >= whole_to {
+            return self.zero_part(state, at, end);
+        }
+        self.zero_part(state, at, whole_from * BLOCK)?;
+        self.zero_part(state, (whole_to * BLOCK).min(end), end)?;
+        let holes = self.clear_blocks(state, whole_from, whole_to)?;
+        if holes.is_empty() {
+            return Ok(());
+        }
+        self.commit_in(state)?;
+        self.barrier(state)?;
+        for hole in holes {
+            self.backing.punch_hole(block_at(hole.first), hole.count * BLOCK)?;
+        }
+        Ok(())
+    }
+
+    /// Clears the blocks that were written; returns their runs.
+    fn clear_blocks(&self, state: &State, from: u64, to: u64) -> Result<Vec<Run>, Error> {
+        let mut holes = Vec::new();
+        for run in runs(from * BLOCK, (to - from) * BLOCK) {
+            if state.sparse && !self.may_hold_data(state, group_of(run.first))? {
+                continue;
+            }
+            let mut cache = self.cache_with(state, group_of(run.first))?;
+            let blocks: Vec<u64> = {
+                let meta = &cache.groups[&group_of(run.first)].meta;
+                let written = |block: &u64| meta.is_written(slot_of(*block)) || meta.has_previous(slot_of(*block));
+                (run.first..run.first + run.count).filter(written).collect()
+            };
+            for block in &blocks {
+                cache.pending.remove(block);
+                cache.groups.get_mut(&group_of(*block)).expect("loaded above").clear(slot_of(*block));
+            }
+            for piece in blocks.chunk_by(|a, b| *b == *a + 1) {
+                holes.push(Run { first: piece[0], count: piece.len() as u64 });
+            }
+        }
+        Ok(holes)
+    }
+
+    /// Writes zeros over a part of one block, unless it is a hole already.
+    fn zero_part(&self, state: &mut State, from: u64, to: u64) -> Result<(), Error> {
+        if from >= to {
+            return Ok(());
+        }
+        let zeros = [0; BLOCK as usize];
+        for run in runs(from, to - from) {
+            for block in run.first..run.first + run.count {
+                let written =
+                    self.cache_with(state, group_of(block))?.groups[&group_of(block)].meta.is_written(slot_of(block));
+                let start = from.max(block * BLOCK);
+                let end = to.min((block + 1) * BLOCK);
+                if written {
+                    let size = state.size;
+                    let part = &zeros[..(end - start) as usize];
+                    self.write_run(state, Run { first: block, count: 1 }, start, part, size)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first byte at or behind `at` that is not in a hole; `None` if there is none before the end.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub fn seek_data(&self, at: u64) -> Result<Option<u64>, Error> {
+        let state = self.state.read();
+        if at >= state.size {
+            return Ok(None);
+        }
+        if !matches!(state.form, Form::Paged) {
+            return Ok(Some(at));
+        }
+        let blocks = blocks_in(state.size);
+        let mut block = at / BLOCK;
+        while block < blocks {
+            let group = group_of(block);
+            if state.sparse && !self.may_hold_data(&state, group)? {
+                block = match self.backing.next_data(meta_at(group + 1))? {
+                    Some(found) => group_at(found).max(group + 1) * GROUP_BLOCKS,
+                    None => self.next_cached(group).map_or(blocks, |next| next * GROUP_BLOCKS),
+                };
+                continue;
+            }
+            let cache = self.cache_with(&state, group)?;
+            let meta = &cache.groups[&group].meta;
+            let end = blocks.min((group + 1) * GROUP_BLOCKS);
+            if let Some(found) = (block..end).find(|block| meta.is_written(slot_of(*block))) {
+                return Ok(Some(at.max(found * BLOCK)));
+            }
+            block = end;
+        }
+        Ok(None)
+    }
+
+    /// The first byte at or behind `at` that is in a hole; the end of the file is one. `None` at or behind the end.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub fn seek_hole(&self, at: u64) -> Result<Option<u64>, Error> {
+        let state = self.state.read();
+        if at >= state.size {
+            return Ok(None);
+        }
+        if matches!(state.form, Form::Paged) {
+            for run in runs(at, state.size - at) {
+                let cache = self.cache_with(&state, group_of(run.first))?;
+                let meta = &cache.groups[&group_of(run.first)].meta;
+                let mut blocks = run.first..run.first + run.count;
+                if let Some(found) = blocks.find(|block| !meta.is_written(slot_of(*block))) {
+                    return Ok(Some(at.max(found * BLOCK)));
+                }
+            }
+        }
+        Ok(Some(state.size))
+    }
+
+    /// Whether a group of a sparse file may hold data: it is in memory, or its page is not in a hole.
+    fn may_hold_data(&self, state: &State, group: u64) -> Result<bool, Error> {
+        if self.cache.lock().groups.contains_key(&group) {
+            return Ok(true);
+        }
+        let CipherOffset(at) = meta_at(group);
+        if at >= state.backing_len {
+            return Ok(state.cut.is_some());
+        }
+        let next = self.backing.next_data(CipherOffset(at))?;
+        Ok(next.is_some_and(|next| next.0 < meta_at(group + 1).0))
+    }
+
+    fn next_cached(&self, group: u64) -> Option<u64> {
+        self.cache.lock().groups.keys().copied().filter(|other| *other > group).min()
+    }
+}

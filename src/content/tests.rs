@@ -1,0 +1,4 @@
+//! Tests of the room as a whole. Power cuts and kills are in `tests/core_crash.rs`.
+
+mod backing;
+mod model;

@@ -1,0 +1,175 @@
+//! `.kmsfs/keys.log`: the mirrors of directory keys, appended (docs/format.md section 4).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::{Envelope, VolumeError};
+
+pub(super) const KEYS_LOG: &str = ".kmsfs/keys.log";
+/// What was cut off: after a bad sector that may be more than one torn record.
+const CUT: &str = ".kmsfs/keys.log.cut";
+const ID_LEN: usize = 16;
+const PREFIX_LEN: usize = ID_LEN + 2;
+
+/// One record: of several for a directory, the last one counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorRecord {
+    /// The id of the directory.
+    pub directory: [u8; ID_LEN],
+    /// The encoded mirror of its key.
+    pub mirror: Vec<u8>,
+}
+
+/// The log of a volume, open for appending by its one writer.
+#[derive(Debug)]
+pub struct KeysLog {
+    path: PathBuf,
+    /// The file, and its length up to the last whole record.
+    file: Mutex<(File, u64)>,
+}
+
+impl KeysLog {
+    /// Opens the log of the volume in `root`, making it if need be. The caller holds the volume's
+    /// lock: a record torn by a crash is moved to `keys.log.cut`, so that what is appended can be read.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn open(root: &Path) -> Result<Self, VolumeError> {
+        let path = root.join(KEYS_LOG);
+        let open = || -> io::Result<_> {
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+            let bytes = fs::read(&path)?;
+            let whole = split(&bytes).1 as u64;
+            if whole < bytes.len() as u64 {
+                let cut = root.join(CUT);
+                log::warn!("{}: torn at byte {whole}; the rest goes to {}", path.display(), cut.display());
+                let mut cut = OpenOptions::new().append(true).create(true).mode(0o600).open(&cut)?;
+                cut.write_all(&bytes[whole as usize..])?;
+                cut.sync_all()?;
+                file.set_len(whole)?;
+            }
+            Ok((file, whole))
+        };
+        let file = Mutex::new(open().map_err(VolumeError::io(&path))?);
+        Ok(Self { path, file })
+    }
+
+    /// Appends the mirror of a directory's key. Durable after [`KeysLog::sync`].
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`]; then the log is what it was.
+    pub fn append(&self, directory: &[u8; ID_LEN], mirror: &[u8]) -> Result<(), VolumeError> {
+        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the mirror is too long for a record");
+        let len = u16::try_from(mirror.len()).map_err(|_| VolumeError::io(&self.path)(too_long()))?;
+        let record = [directory, &len.to_le_bytes()[..], mirror].concat();
+        let mut guard = self.file.lock();
+        let (file, end) = &mut *guard;
+        match file.write_all(&record) {
+            Ok(()) => *end += record.len() as u64,
+            Err(e) => {
+                // A full disk can take part of a record; what cannot be cut now is cut by the next open.
+                let _ = file.set_len(*end);
+                return Err(VolumeError::io(&self.path)(e));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes all that was appended durable.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn sync(&self) -> Result<(), VolumeError> {
+        self.file.lock().0.sync_data().map_err(VolumeError::io(&self.path))
+    }
+
+    /// The records of the volume in `root`, in order, up to the first that is torn. None if there is no log.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn read(root: &Path) -> Result<Vec<MirrorRecord>, VolumeError> {
+        let path = root.join(KEYS_LOG);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(split(&bytes).0),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(VolumeError::io(&path)(e)),
+        }
+    }
+}
+
+/// The whole records, and where they end.
+fn split(bytes: &[u8]) -> (Vec<MirrorRecord>, usize) {
+    let mut records = Vec::new();
+    let mut end = 0;
+    while let Some(record) = first(&bytes[end..]) {
+        end += PREFIX_LEN + record.mirror.len();
+        records.push(record);
+    }
+    (records, end)
+}
+
+fn first(bytes: &[u8]) -> Option<MirrorRecord> {
+    let (directory, rest) = bytes.split_first_chunk()?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let mirror = rest.get(..usize::from(u16::from_le_bytes(*len)))?;
+    // A power cut can leave zeros where a record was to be; those are none.
+    Envelope::parse(mirror).ok()?;
+    Some(MirrorRecord { directory: *directory, mirror: mirror.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> (tempfile::TempDir, KeysLog) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(".kmsfs")).unwrap();
+        let log = KeysLog::open(dir.path()).unwrap();
+        (dir, log)
+    }
+
+    #[test]
+    fn records_come_back_in_order() {
+        let (dir, log) = log();
+        log.append(&[1; 16], &[3, 7, 7]).unwrap();
+        log.append(&[2; 16], &[3, 8]).unwrap();
+        log.sync().unwrap();
+        let bytes = fs::read(dir.path().join(KEYS_LOG)).unwrap();
+        assert_eq!(bytes[..21], [&[1; 16][..], &[3, 0], &[3, 7, 7]].concat());
+        let records = KeysLog::read(dir.path()).unwrap();
+        assert_eq!(records[1], MirrorRecord { directory: [2; 16], mirror: vec![3, 8] });
+        assert_eq!(records.len(), 2);
+        assert!(KeysLog::read(&dir.path().join("absent")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_torn_record_is_cut_off_before_the_next_one() {
+        for torn in 1..21 {
+            let (dir, log) = log();
+            log.append(&[1; 16], &[3, 7, 7]).unwrap();
+            log.append(&[2; 16], &[3, 8, 8]).unwrap();
+            drop(log);
+            let path = dir.path().join(KEYS_LOG);
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(42 - torn).unwrap();
+            assert_eq!(KeysLog::read(dir.path()).unwrap().len(), 1);
+            KeysLog::open(dir.path()).unwrap().append(&[3; 16], &[3, 9]).unwrap();
+            let records = KeysLog::read(dir.path()).unwrap();
+            assert_eq!(records.iter().map(|r| r.directory[0]).collect::<Vec<_>>(), [1, 3], "torn by {torn}");
+            let record = [&[2; 16][..], &[3, 0, 3, 8, 8]].concat();
+            assert_eq!(fs::read(dir.path().join(CUT)).unwrap(), record[..21 - torn as usize]);
+        }
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_no_records() {
+        let (dir, log) = log();
+        log.append(&[1; 16], &[3, 7]).unwrap();
+        let path = dir.path().join(KEYS_LOG);
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(&[0; 100]).unwrap();
+        assert_eq!(KeysLog::read(dir.path()).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,234 @@
+//! Attributes: what stat(2) shows and what chmod, chown, truncate and utimes change.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::open_file::OpenFile;
+use super::{EncryptedFs, Ino};
+use crate::content;
+use crate::kms::Caller;
+use crate::sys::dir::SetTime;
+use crate::sys::{self, FileKind, Stat};
+
+/// Attributes of a plain file.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// Its inode.
+    pub ino: Ino,
+    /// The attributes; `size` is the plain size.
+    pub stat: Stat,
+}
+
+/// What a setattr changes; `None` and [`SetTime::Keep`] leave a thing as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes {
+    /// Permission bits.
+    pub perm: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: SetTime,
+    /// Last change of content.
+    pub mtime: SetTime,
+}
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
+
+/// The bits that remain when someone who may not keep them changes a file's content (write(2), truncate(2)).
+pub(super) fn without_privileges(perm: u32) -> u32 {
+    let drop_group = if perm & GROUP_EXECUTE != 0 { SETGID } else { 0 };
+    perm & !(SETUID | drop_group)
+}
+
+impl EncryptedFs {
+    /// What `stat` of a backing object means for the plain one.
+    pub(super) fn plain(&self, mut stat: Stat) -> Result<Attr> {
+        let ino = self.ino_of(&stat)?;
+        match stat.kind {
+            FileKind::File => {
+                let open = self.files.peek(ino).filter(|file| file.content().is_some());
+                stat.size = open.map_or_else(|| content::plain_size(stat.size), |file| file.size());
+            }
+            // The length of a symlink may have to be read: see `plain_at`.
+            _ => {}
+        }
+        Ok(Attr { ino, stat })
+    }
+
+    /// The same for the object stored as `name` in `parent`.
+    pub(super) fn plain_at(&self, parent: &Dir, name: &[u8], mut stat: Stat) -> Result<Attr> {
+        if stat.kind == FileKind::Symlink {
+            stat.size = self.link_len(parent, name, stat.size)?;
+        }
+        self.plain(stat)
+    }
+
+    /// Attributes of `ino`; through `file` where it is open.
+    pub fn getattr(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
+        if let Some(file) = self.open_file_of(ino, handle) {
+            return self.plain(file.stat()?);
+        }
+        match self.inodes.kind(ino) {
+            Some(FileKind::Directory) | None => {
+                // A directory that was removed still answers through its descriptor.
+                let dir = self.dir(caller, ino)?;
+                self.plain(sys::stat::of_fd(dir.fd())?)
+            }
+            Some(_) => self.at_location(caller, ino, |parent, name, stat| self.plain_at(parent, stored(name), *stat)),
+        }
+    }
+
+    pub(super) fn open_file_of(&self, ino: Ino, handle: Option<u64>) -> Option<Arc<OpenFile>> {
+        let by_handle = handle.and_then(|handle| self.file_handles.get(handle).ok()).map(|handle| handle.file.clone());
+        by_handle.filter(|file| file.ino == ino).or_else(|| self.files.peek(ino))
+    }
+
+    /// Applies `changes`; returns the attributes afterwards.
+    pub fn setattr(&self, caller: &Caller, ino: Ino, changes: &Changes, handle: Option<u64>) -> Result<Attr> {
+        self.writable()?;
+        if let Some(size) = changes.size {
+            self.set_size(caller, ino, size, handle)?;
+        }
+        match self.open_file_of(ino, handle) {
+            Some(file) => self.change_open(&file, changes)?,
+            None if self.inodes.kind(ino) == Some(FileKind::Directory) || ino == Ino::ROOT => {
+                let dir = self.dir(caller, ino)?;
+                change_fd(dir.fd(), changes)?;
+            }
+            None => self.at_location(caller, ino, |parent, name, _| {
+                let (dir, name) = (parent.fd(), stored(name));
+                if changes.uid.is_some() || changes.gid.is_some() {
+                    sys::dir::chown(dir, name, changes.uid, changes.gid)?;
+                }
+                if let Some(perm) = changes.perm {
+                    sys::dir::chmod(dir, name, perm)?;
+                }
+                if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
+                    sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
+                }
+                Ok(())
+            })?,
+        }
+        self.getattr(caller, ino, handle)
+    }
+
+    fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {
+        if changes.mtime != SetTime::Keep {
+            // What was written before must not change the time later, when it is put on the disk.
+            let waits_for_disk = file.content().is_some_and(|content| content.state().needs_barrier);
+            if !waits_for_disk {
+                file.commit()?;
+            }
+        }
+        let fd = file.backing.fd();
+        change_fd(fd.as_fd(), changes)?;
+        match changes.mtime {
+            SetTime::Keep => {}
+            SetTime::At(time) => file.pin_mtime(Some(time)),
+            SetTime::Now => file.pin_mtime(Some(sys::stat::of_fd(&*fd)?.mtime)),
+        }
+        Ok(())
+    }
+
+    fn set_size(&self, caller: &Caller, ino: Ino, size: u64, handle: Option<u64>) -> Result<()> {
+        let by_handle = handle.and_then(|handle| self.file_handles.get(handle).ok());
+        if let Some(handle) = by_handle.filter(|handle| handle.file.ino == ino) {
+            return self.truncate_open(caller, &handle.file, size).map_err(|error| self.report(ino, error));
+        }
+        let file = self.acquire_file(caller, ino, true)?;
+        let result = self.truncate_open(caller, &file, size).map_err(|error| self.report(ino, error));
+        self.release_file(&file);
+        result
+    }
+
+    pub(super) fn truncate_open(&self, caller: &Caller, file: &Arc<OpenFile>, size: u64) -> Result<()> {
+        if size == 0 && file.content().is_none() {
+            return Ok(());
+        }
+        self.content_for_writing(caller, file)?.truncate(size)?;
+        self.changed(caller, file)?;
+        self.after_write(file);
+        Ok(())
+    }
+
+    /// The content changed on behalf of `caller`: privileges that were given to the old content end, as
+    /// write(2) and chmod(2) say, unless the caller is root.
+    pub(super) fn changed(&self, caller: &Caller, file: &OpenFile) -> Result<()> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        let stat = file.stat()?;
+        let perm = without_privileges(stat.perm);
+        if perm != stat.perm {
+            sys::file::chmod(file.backing.fd().as_fd(), perm)?;
+        }
+        Ok(())
+    }
+
+    /// Space and limits of the backing store, with names as long as ours may be.
+    pub fn statfs(&self) -> Result<Filesystem> {
+        let s = sys::stat::filesystem(&self.root)?;
+        Ok(Filesystem {
+            blocks: s.f_blocks,
+            free: s.f_bfree,
+            available: s.f_bavail,
+            files: s.f_files,
+            files_free: s.f_ffree,
+            block_size: s.f_bsize as u32,
+            fragment_size: s.f_frsize as u32,
+        })
+    }
+}
+
+/// Space on a filesystem, in units of `fragment_size` bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Filesystem {
+    /// All of it.
+    pub blocks: u64,
+    /// What is free.
+    pub free: u64,
+    /// What is free for unprivileged users.
+    pub available: u64,
+    /// Number of inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub files_free: u64,
+    /// Preferred length of a transfer.
+    pub block_size: u32,
+    /// The unit.
+    pub fragment_size: u32,
+}
+
+fn change_fd(fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+    // The owner first: chown(2) clears suid and sgid, which a mode in the same request means to set.
+    if changes.uid.is_some() || changes.gid.is_some() {
+        sys::file::chown(fd, changes.uid, changes.gid)?;
+    }
+    if let Some(perm) = changes.perm {
+        sys::file::chmod(fd, perm)?;
+    }
+    if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
+        sys::file::set_times(fd, changes.atime, changes.mtime)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sgid_survives_a_write_where_it_means_locking() {
+        assert_eq!(without_privileges(0o6755), 0o755);
+        assert_eq!(without_privileges(0o2644), 0o2644);
+        assert_eq!(without_privileges(0o4700), 0o700);
+    }
+}

@@ -1,0 +1,246 @@
+//! Unlocked directories: a descriptor, the key of the names, and what new entries inherit.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::error::{Error, Result};
+use super::{EncryptedFs, Ino, Location, relax};
+use crate::crypto::{DataKey, derive};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Place};
+use crate::kms::Caller;
+use crate::names::{Decoded, DirNames, EncodedName};
+use crate::sys::dir::Access;
+use crate::sys::xattr::Target;
+use crate::sys::{self, Errno, FileKind, Stat};
+
+/// Most directories that are kept open.
+const MAX_OPEN: usize = 512;
+
+/// An open, unlocked directory.
+pub struct Dir {
+    /// Its inode.
+    pub ino: Ino,
+    fd: OwnedFd,
+    /// Its id, which the envelopes of its entries are bound to.
+    pub id: [u8; 16],
+    /// Its key, which also seals its extended attributes.
+    pub key: DataKey,
+    names: DirNames,
+    /// Whether it has a default ACL; unknown until asked, and again when the ACL is set.
+    has_default_acl: RwLock<Option<bool>>,
+}
+
+impl Dir {
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Where the envelopes of its entries are bound to.
+    pub fn place(&self) -> Place {
+        Place::In(self.id)
+    }
+
+    /// How `plain` is stored here.
+    pub fn encode(&self, plain: &[u8]) -> Result<EncodedName> {
+        Ok(self.names.encode(plain)?)
+    }
+
+    /// The plain name of the entry stored as `stored`: one readlink for a long name.
+    ///
+    /// # Errors
+    /// [`Error::Name`] if it does not authenticate in this directory.
+    pub fn decode(&self, stored: &[u8]) -> Result<Vec<u8>> {
+        match self.names.decode(stored)? {
+            Decoded::Short(plain) => Ok(plain),
+            Decoded::NeedsSide(side) => {
+                let target = sys::dir::read_link(self.fd(), side.as_bytes())?;
+                Ok(self.names.decode_long(stored, &target)?)
+            }
+        }
+    }
+
+    /// The permission bits a new entry gets: without a default ACL the caller's umask applies, with one the
+    /// store does what the ACL says.
+    pub fn creation_perm(&self, perm: u32, umask: u32) -> Result<u32> {
+        let known = *self.has_default_acl.read();
+        let has = match known {
+            Some(has) => has,
+            None => {
+                let has = match sys::xattr::get(Target::Open(self.fd()), b"system.posix_acl_default") {
+                    Ok(value) => value.is_some(),
+                    Err(error) if sys::xattr::is_unsupported(&error) => false,
+                    Err(error) => return Err(error.into()),
+                };
+                *self.has_default_acl.write() = Some(has);
+                has
+            }
+        };
+        Ok(if has { perm } else { perm & !umask })
+    }
+
+    /// The default ACL is about to change.
+    pub fn forget_default_acl(&self) {
+        *self.has_default_acl.write() = None;
+    }
+
+    /// Makes the side symlink that a long name needs, before the name itself is made.
+    pub fn prepare(&self, name: &EncodedName) -> Result<()> {
+        let EncodedName::Long { side, target, .. } = name else { return Ok(()) };
+        match sys::dir::make_symlink(self.fd(), side.as_bytes(), target.as_bytes()) {
+            // Left by an operation that failed or was cut short: it says the same.
+            Err(Errno::EXIST) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the side symlink of a long name that is gone. A stale one does no harm, so failure is none.
+    pub fn retire(&self, name: &EncodedName) {
+        if let EncodedName::Long { side, .. } = name {
+            let _ = sys::dir::unlink(self.fd(), side.as_bytes());
+        }
+    }
+}
+
+/// The bytes under which an entry is stored.
+pub fn stored(name: &EncodedName) -> &[u8] {
+    match name {
+        EncodedName::Short(stored) | EncodedName::Long { stored, .. } => stored.as_bytes(),
+    }
+}
+
+/// The open directories, the least recently used of which is closed when there are too many.
+#[derive(Default)]
+pub struct DirCache {
+    dirs: Mutex<HashMap<Ino, (Arc<Dir>, u64)>>,
+    clock: AtomicU64,
+}
+
+impl DirCache {
+    fn get(&self, ino: Ino) -> Option<Arc<Dir>> {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        self.dirs.lock().get_mut(&ino).map(|(dir, used)| {
+            *used = now;
+            dir.clone()
+        })
+    }
+
+    fn insert(&self, dir: Arc<Dir>) {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        let mut dirs = self.dirs.lock();
+        if dirs.len() >= MAX_OPEN {
+            // An eighth at a time, so that the sort is rare.
+            let mut used: Vec<u64> =
+                dirs.iter().filter(|(ino, _)| **ino != Ino::ROOT).map(|(_, (_, used))| *used).collect();
+            used.sort_unstable();
+            let limit = used[used.len() / 8];
+            dirs.retain(|ino, (_, used)| *ino == Ino::ROOT || *used > limit);
+        }
+        dirs.insert(dir.ino, (dir, now));
+    }
+
+    /// Closes the directory `ino`, unless someone still lists it.
+    pub fn forget(&self, ino: Ino) {
+        self.dirs.lock().remove(&ino);
+    }
+}
+
+impl EncryptedFs {
+    /// The directory `ino`, unlocked. Directories above it that are not open are opened on the way.
+    pub(super) fn dir(&self, caller: &Caller, ino: Ino) -> Result<Arc<Dir>> {
+        if let Some(dir) = self.dirs.get(ino) {
+            return Ok(dir);
+        }
+        let mut below = Vec::new();
+        let mut at = ino;
+        let mut dir = loop {
+            if let Some(dir) = self.dirs.get(at) {
+                break dir;
+            }
+            if self.inodes.kind(at).is_some_and(|kind| kind != FileKind::Directory) {
+                return Err(Errno::NOTDIR.into());
+            }
+            let location = self.inodes.locations(at).into_iter().next().ok_or(Errno::STALE)?;
+            let parent = location.parent;
+            below.push((at, location));
+            at = parent;
+        };
+        while let Some((ino, location)) = below.pop() {
+            dir = self.open_dir_in(caller, &dir, ino, &location)?;
+            self.dirs.insert(dir.clone());
+        }
+        Ok(dir)
+    }
+
+    fn open_dir_in(&self, caller: &Caller, parent: &Dir, ino: Ino, location: &Location) -> Result<Arc<Dir>> {
+        let name = parent.encode(&location.name)?;
+        let open = |access| -> Result<(OwnedFd, Option<Vec<u8>>)> {
+            let fd = sys::dir::open_dir(parent.fd(), stored(&name), access)?;
+            let envelope = self.envelopes.load(fd.as_fd())?;
+            Ok((fd, envelope))
+        };
+        let (fd, envelope) = relax::retry(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
+        if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
+            return Err(Errno::STALE.into());
+        }
+        let key = self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
+        Ok(Arc::new(self.make_dir_handle(ino, fd, key)))
+    }
+
+    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<DataKey> {
+        let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
+        Ok(self.sealer(caller).unlock(&envelope, place)?)
+    }
+
+    /// A handle for a directory whose key is known.
+    pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey) -> Dir {
+        Dir {
+            ino,
+            fd,
+            id: derive::directory_id(&key),
+            names: DirNames::new(&key, self.name_encoding),
+            key,
+            has_default_acl: RwLock::new(None),
+        }
+    }
+
+    /// Opens the root directory: the first thing a mount does.
+    pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
+        let envelope = self.envelopes.load(fd.as_fd())?;
+        let key = self.unlock_dir(caller, envelope, Place::ROOT)?;
+        self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key)));
+        Ok(())
+    }
+
+    /// Enters a directory that was just made.
+    pub(super) fn adopt_dir(&self, dir: Dir) {
+        self.dirs.insert(Arc::new(dir));
+    }
+
+    /// Calls `act` with an open parent and the stored name, for each place where `ino` was seen, until one
+    /// still leads to it.
+    ///
+    /// # Errors
+    /// ESTALE if none does.
+    pub(super) fn at_location<T>(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        mut act: impl FnMut(&Arc<Dir>, &EncodedName, &Stat) -> Result<T>,
+    ) -> Result<T> {
+        for location in self.inodes.locations(ino) {
+            let parent = self.dir(caller, location.parent)?;
+            let name = parent.encode(&location.name)?;
+            match sys::stat::at(parent.fd(), stored(&name)) {
+                Ok(stat) if self.ino_of(&stat)? == ino => return act(&parent, &name, &stat),
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Sys(Errno::STALE))
+    }
+}

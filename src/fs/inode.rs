@@ -1,0 +1,209 @@
+//! The inodes that the kernel knows, and by which names they can be reached.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::sys::{FileKind, Stat};
+
+/// An inode number: the backing one, but for the root directory, which is 1 as FUSE has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root directory of the mount.
+    pub const ROOT: Self = Self(1);
+}
+
+/// A name in a directory: where an inode was last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The directory.
+    pub parent: Ino,
+    /// The plain name.
+    pub name: Box<[u8]>,
+}
+
+impl Location {
+    /// The name `name` in `parent`.
+    pub fn new(parent: Ino, name: &[u8]) -> Self {
+        Self { parent, name: name.into() }
+    }
+}
+
+struct Inode {
+    at: Location,
+    /// Further hard links that were looked up.
+    more: Option<Box<Vec<Location>>>,
+    /// References that the kernel holds (LOOKUP, CREATE and the like; ended by FORGET).
+    lookups: u64,
+    /// Tells a file from an earlier one with the same number.
+    generation: u64,
+    kind: FileKind,
+}
+
+impl Inode {
+    fn locations(&self) -> impl Iterator<Item = &Location> {
+        std::iter::once(&self.at).chain(self.more.iter().flat_map(|more| more.iter()))
+    }
+}
+
+/// One owner of all that is known of inodes. Entries live from the first lookup to the last forget, so the
+/// table is as large as the kernel's own; it holds no descriptor.
+///
+/// A location may be out of date (the name was removed, or given to another file): whoever uses one checks
+/// the inode number of what it finds. A rename therefore is the only operation that must update it.
+#[derive(Default)]
+pub struct InodeTable {
+    inodes: Mutex<HashMap<Ino, Inode>>,
+}
+
+impl InodeTable {
+    /// Notes that the kernel was told of `ino`; returns its generation.
+    pub fn looked_up(&self, ino: Ino, at: Location, stat: &Stat) -> u64 {
+        let generation =
+            stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
+        let mut inodes = self.inodes.lock();
+        let fresh = || Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind };
+        let inode = inodes.entry(ino).or_insert_with(fresh);
+        if inode.generation != generation || inode.kind != stat.kind {
+            // The number was reused. The kernel's references to the old file are still counted here, because
+            // it will forget them by the same number.
+            *inode = Inode { lookups: inode.lookups, ..fresh() };
+        }
+        inode.lookups += 1;
+        if stat.nlink <= 1 || stat.kind == FileKind::Directory {
+            inode.at = at;
+            inode.more = None;
+        } else if !inode.locations().any(|known| *known == at) {
+            inode.more.get_or_insert_default().push(at);
+        }
+        generation
+    }
+
+    /// Ends `count` references. True if they were the last: the inode is unknown from now on.
+    pub fn forget(&self, ino: Ino, count: u64) -> bool {
+        let mut inodes = self.inodes.lock();
+        let Some(inode) = inodes.get_mut(&ino) else { return false };
+        inode.lookups = inode.lookups.saturating_sub(count);
+        let last = inode.lookups == 0;
+        if last {
+            inodes.remove(&ino);
+        }
+        last
+    }
+
+    /// Every place where `ino` was seen, the most likely first. Empty if the kernel does not know it.
+    pub fn locations(&self, ino: Ino) -> Vec<Location> {
+        self.inodes.lock().get(&ino).map(|inode| inode.locations().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The type of `ino`, if the kernel knows it.
+    pub fn kind(&self, ino: Ino) -> Option<FileKind> {
+        self.inodes.lock().get(&ino).map(|inode| inode.kind)
+    }
+
+    /// Notes that the object at `from` is now at `to`.
+    pub fn renamed(&self, ino: Ino, from: &Location, to: Location) {
+        let mut inodes = self.inodes.lock();
+        let Some(inode) = inodes.get_mut(&ino) else { return };
+        let more = inode.more.iter_mut().flat_map(|more| more.iter_mut());
+        match std::iter::once(&mut inode.at).chain(more).find(|known| **known == *from) {
+            Some(known) => *known = to,
+            None => inode.more.get_or_insert_default().push(to),
+        }
+    }
+
+    /// The plain path of `ino` from the root of the mount, for messages.
+    pub fn path(&self, ino: Ino) -> String {
+        let inodes = self.inodes.lock();
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT && names.len() < 4096 {
+            let Some(inode) = inodes.get(&at) else {
+                names.push(format!("(inode {})", at.0));
+                break;
+            };
+            names.push(String::from_utf8_lossy(&inode.at.name).into_owned());
+            at = inode.at.parent;
+        }
+        names.reverse();
+        format!("/{}", names.join("/"))
+    }
+
+    /// How many inodes the kernel knows.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.inodes.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Time;
+
+    fn stat(nlink: u32, born: i64) -> Stat {
+        let time = Time { seconds: born, nanos: 0 };
+        Stat {
+            dev: 1,
+            ino: 7,
+            kind: FileKind::File,
+            perm: 0o644,
+            nlink,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: Some(time),
+        }
+    }
+
+    #[test]
+    fn an_inode_lives_until_the_last_forget() {
+        let table = InodeTable::default();
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1));
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1));
+        table.forget(Ino(7), 1);
+        assert_eq!(table.len(), 1);
+        table.forget(Ino(7), 1);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn hard_links_are_all_remembered_and_follow_renames() {
+        let table = InodeTable::default();
+        let (a, b, c) = (Location::new(Ino::ROOT, b"a"), Location::new(Ino(9), b"b"), Location::new(Ino(9), b"c"));
+        table.looked_up(Ino(7), a.clone(), &stat(2, 1));
+        table.looked_up(Ino(7), b.clone(), &stat(2, 1));
+        assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
+        table.renamed(Ino(7), &b, c.clone());
+        assert_eq!(table.locations(Ino(7)), [a, c]);
+    }
+
+    #[test]
+    fn a_reused_number_is_another_file_but_keeps_the_kernels_references() {
+        let table = InodeTable::default();
+        let first = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"old"), &stat(1, 1));
+        let second = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"new"), &stat(1, 2));
+        assert_ne!(first, second);
+        assert_eq!(table.locations(Ino(7)), [Location::new(Ino::ROOT, b"new")]);
+        table.forget(Ino(7), 1);
+        assert_eq!(table.len(), 1, "the kernel still holds the new file");
+        table.forget(Ino(7), 1);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn paths_are_told_from_the_root() {
+        let table = InodeTable::default();
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"dir"), &stat(1, 1));
+        table.looked_up(Ino(8), Location::new(Ino(7), b"file"), &stat(1, 1));
+        assert_eq!(table.path(Ino(8)), "/dir/file");
+        assert_eq!(table.path(Ino(99)), "/(inode 99)");
+    }
+}

@@ -1,0 +1,232 @@
+//! Reading and writing open files.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::error::Result;
+use super::open_file::OpenFile;
+use super::{EncryptedFs, Ino};
+use crate::kms::Caller;
+use crate::sys::{self, Errno};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenMode {
+    /// It may be written through this handle.
+    pub write: bool,
+    /// It is cut to nothing first.
+    pub truncate: bool,
+    /// Every write goes to the end.
+    pub append: bool,
+    /// It must not exist yet.
+    pub exclusive: bool,
+}
+
+/// What stands behind a file handle.
+pub struct FileHandle {
+    /// The file.
+    pub file: Arc<OpenFile>,
+    /// How it was opened.
+    pub mode: OpenMode,
+}
+
+/// A file that was opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// The handle.
+    pub handle: u64,
+}
+
+/// What fallocate(2) is asked to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// Reserve space.
+    Reserve {
+        /// The size stays even if the range ends behind it.
+        keep_size: bool,
+    },
+    /// Give space back; reads give zeros.
+    PunchHole,
+    /// Make it read as zeros.
+    Zero {
+        /// The size stays even if the range ends behind it.
+        keep_size: bool,
+    },
+}
+
+impl EncryptedFs {
+    /// Opens a regular file.
+    pub fn open(&self, caller: &Caller, ino: Ino, mode: OpenMode) -> Result<Opened> {
+        if mode.write || mode.truncate {
+            self.writable()?;
+        }
+        let cut = mode.truncate && self.cut_unread(caller, ino)?;
+        let file = self.acquire_file(caller, ino, mode.write || mode.truncate)?;
+        if mode.truncate && !cut {
+            let cut = self.truncate_open(caller, &file, 0);
+            if let Err(error) = cut {
+                self.release_file(&file);
+                return Err(self.report(ino, error));
+            }
+        }
+        Ok(Opened { handle: self.file_handles.insert(FileHandle { file, mode }) })
+    }
+
+    /// O_TRUNC of a file that nobody has open needs no key: what it held need not be readable. False if it is open.
+    fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<bool> {
+        if self.files.peek(ino).is_some() {
+            return Ok(false);
+        }
+        let file = self.files.enter(self.open_backing(caller, ino, true)?);
+        let unread = file.content().is_none();
+        let cut = if unread { sys::file::set_len(file.backing.fd().as_fd(), 0) } else { Ok(()) };
+        self.files.leave(ino);
+        cut?;
+        if unread {
+            self.changed(caller, &file)?;
+        }
+        Ok(unread)
+    }
+
+    /// Reads at `at`; short only at the end of the file.
+    pub fn read(&self, handle: u64, at: u64, out: &mut [u8]) -> Result<usize> {
+        let handle = self.file_handles.get(handle)?;
+        match handle.file.content() {
+            Some(content) => content.read(at, out).map_err(|error| self.report(handle.file.ino, error.into())),
+            None => Ok(0),
+        }
+    }
+
+    /// Writes all of `data` at `at` (at the end, if the handle appends and `in_order`).
+    ///
+    /// `in_order` is false for writes out of the kernel's cache, which already stand where they belong.
+    pub fn write(&self, caller: &Caller, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
+        let handle = self.file_handles.get(handle)?;
+        let file = &handle.file;
+        let written = self.content_for_writing(caller, file).and_then(|content| {
+            if handle.mode.append && origin == WriteOrigin::Caller {
+                content.append(data)?;
+            } else {
+                content.write(at, data)?;
+            }
+            Ok(())
+        });
+        written.map_err(|error| self.report(file.ino, error))?;
+        if origin == WriteOrigin::PrivilegesEnd {
+            self.changed(caller, file)?;
+        }
+        file.pin_mtime(None);
+        self.after_write(file);
+        Ok(())
+    }
+
+    /// close(2) of one descriptor: what can be written out without waiting for the disk is.
+    pub fn flush(&self, handle: u64) -> Result<()> {
+        let handle = self.file_handles.get(handle)?;
+        let waits_for_disk = handle.file.content().is_none_or(|content| content.state().needs_barrier);
+        if waits_for_disk {
+            return Ok(());
+        }
+        handle.file.commit().map_err(|error| self.report(handle.file.ino, error))
+    }
+
+    /// The last descriptor of a handle is gone.
+    pub fn release(&self, handle: u64) {
+        if let Some(handle) = self.file_handles.remove(handle) {
+            self.release_file(&handle.file);
+        }
+    }
+
+    /// Makes a file durable, and what its name needs.
+    pub fn fsync(&self, caller: &Caller, handle: u64, data_only: bool) -> Result<()> {
+        let handle = self.file_handles.get(handle)?;
+        let file = &handle.file;
+        file.sync(!data_only).map_err(|error| self.report(file.ino, error))?;
+        if file.long_name.load(Ordering::Relaxed) {
+            // The side symlink is an object of its own, which the sync of the file need not cover on every store.
+            match self.at_location(caller, file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {
+                Err(super::Error::Sys(Errno::STALE)) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// fallocate(2).
+    pub fn fallocate(&self, caller: &Caller, handle: u64, at: u64, len: u64, what: Allocation) -> Result<()> {
+        let handle = self.file_handles.get(handle)?;
+        let file = &handle.file;
+        let done = self.content_for_writing(caller, file).and_then(|content| {
+            match what {
+                Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
+                Allocation::PunchHole => content.punch_hole(at, len)?,
+                Allocation::Zero { keep_size } => content.zero_range(at, len, keep_size)?,
+            }
+            Ok(())
+        });
+        done.map_err(|error| self.report(file.ino, error))?;
+        self.changed(caller, file)?;
+        file.pin_mtime(None);
+        self.after_write(file);
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    ///
+    /// # Errors
+    /// ENXIO at or behind the end of the file.
+    pub fn seek(&self, handle: u64, at: u64, hole: bool) -> Result<u64> {
+        let handle = self.file_handles.get(handle)?;
+        let Some(content) = handle.file.content() else { return Err(Errno::NXIO.into()) };
+        let found = if hole { content.seek_hole(at) } else { content.seek_data(at) };
+        let found = found.map_err(|error| self.report(handle.file.ino, error.into()))?;
+        Ok(found.ok_or(Errno::NXIO)?)
+    }
+
+    /// copy_file_range(2): through memory, block by block; the data keys differ. Returns the bytes copied.
+    pub fn copy_range(&self, caller: &Caller, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
+        const STEP: usize = 1 << 20;
+        let mut buffer = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
+        let mut done = 0;
+        while done < len {
+            let step = buffer.len().min(usize::try_from(len - done).unwrap_or(STEP));
+            let got = self.read(from.0, from.1 + done, &mut buffer[..step])?;
+            if got == 0 {
+                break;
+            }
+            self.write(caller, to.0, to.1 + done, &buffer[..got], WriteOrigin::Cache)?;
+            done += got as u64;
+        }
+        Ok(done)
+    }
+
+    /// The inode flags of chattr(1).
+    pub fn inode_flags(&self, handle: u64) -> Result<u32> {
+        Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?)
+    }
+
+    /// Sets the inode flags of chattr(1).
+    pub fn set_inode_flags(&self, handle: u64, flags: u32) -> Result<()> {
+        self.writable()?;
+        Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?)
+    }
+
+    fn any_fd(&self, handle: u64) -> Result<Arc<std::os::fd::OwnedFd>> {
+        match self.file_handles.get(handle) {
+            Ok(handle) => Ok(handle.file.backing.fd()),
+            Err(_) => self.dir_handles.get(handle)?.fd(),
+        }
+    }
+}
+
+/// Where a write comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteOrigin {
+    /// From the caller, as it was asked for.
+    Caller,
+    /// From the kernel's page cache: it already stands where it belongs.
+    Cache,
+    /// From a caller who may not keep suid and sgid bits on what is written.
+    PrivilegesEnd,
+}

@@ -1,0 +1,198 @@
+//! The encrypted filesystem: inodes, open files, the namespace, attributes.
+//!
+//! This room turns operations on plain names and plain bytes into operations on the backing tree. It refuses
+//! to know FUSE, how keys are kept, and how the user was asked for a passphrase.
+//!
+//! Invariants:
+//! - no descriptor is held for an inode that is only looked up ([`inode`], [`dirs`]);
+//! - an object gets its envelope before it can hold a byte or an entry;
+//! - open files are reached by their descriptor, so an unlinked one answers like any other;
+//! - nothing here changes the identity of a thread or of the process: new objects are made by the daemon and
+//!   given to the caller, so that identities cannot leak between requests.
+//!
+//! Locks, in the order in which they may be taken: `places`, then an open file's envelope, then a table
+//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS.
+
+mod attr;
+mod backing;
+mod dirs;
+mod error;
+mod inode;
+mod io;
+mod listing;
+mod namespace;
+mod open_file;
+mod relax;
+mod rename;
+mod symlink;
+mod writeback;
+mod xattrs;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+pub use attr::{Attr, Changes, Filesystem};
+pub use error::{Error, Result};
+pub use inode::{Ino, Location};
+pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
+pub use listing::ListedEntry;
+pub use namespace::{Created, Looked, NewMode};
+
+// The words that this room's callers need to speak to it.
+pub use crate::kms::Caller;
+pub use crate::sys::dir::{RenameFlags, SetTime};
+pub use crate::sys::process::effective_uid;
+pub use crate::sys::xattr::Mode as XattrMode;
+pub use crate::sys::{Errno, FileKind, Time};
+
+use crate::content::Durability;
+use crate::envelope::{Binder, KeysLog, NameForm, Sealer, Volume, XattrStore};
+use crate::kms::{KeyId, Kms};
+use crate::names::{NameEncoding, Symlinks};
+use crate::sys::{self, Stat};
+
+use dirs::DirCache;
+use inode::InodeTable;
+use io::FileHandle;
+use listing::DirHandle;
+use open_file::{Handles, OpenFiles};
+use symlink::LongLinks;
+use writeback::Writeback;
+
+/// How a volume is mounted.
+#[derive(Debug, Clone)]
+pub struct FsConfig {
+    /// The backing tree.
+    pub backing: PathBuf,
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// What holds after a power cut (docs/format.md section 5.4).
+    pub durability: Durability,
+    /// Other users may use the mount: new objects belong to whoever makes them.
+    pub allow_other: bool,
+}
+
+/// A mounted volume. Every operation takes `&self` and may run on any thread.
+pub struct EncryptedFs {
+    config: FsConfig,
+    root: OwnedFd,
+    /// Device and inode of the backing tree's root.
+    root_id: (u64, u64),
+    kms: Arc<dyn Kms>,
+    key_id: KeyId,
+    binder: Binder,
+    envelopes: XattrStore,
+    name_encoding: NameEncoding,
+    symlinks: Symlinks,
+    long_links: LongLinks,
+    inodes: InodeTable,
+    dirs: DirCache,
+    files: OpenFiles,
+    file_handles: Handles<FileHandle>,
+    dir_handles: Handles<DirHandle>,
+    /// Held for writing while an object's envelope and its directory change together.
+    places: RwLock<()>,
+    writeback: Writeback,
+    /// Mirrors of the keys of directories; absent on a read-only mount.
+    keys_log: Option<KeysLog>,
+    uid: u32,
+}
+
+impl EncryptedFs {
+    /// Opens an unlocked volume.
+    ///
+    /// # Errors
+    /// If the backing tree cannot be opened, or the envelope of its root directory is missing or refused.
+    pub fn new(volume: Volume, kms: Arc<dyn Kms>, config: FsConfig) -> Result<Arc<Self>> {
+        let root = sys::dir::open_path(&config.backing)?;
+        let stat = sys::stat::of_fd(&root)?;
+        let keys_log = if config.read_only { None } else { Some(open_keys_log(&config.backing)?) };
+        let fs = Arc::new(Self {
+            root_id: (stat.dev, stat.ino),
+            kms,
+            key_id: volume.header.key().clone(),
+            binder: Binder::new(&volume.header),
+            envelopes: XattrStore::default(),
+            name_encoding: match volume.header.names() {
+                NameForm::Base64Url => NameEncoding::Base64Url,
+                NameForm::Base32 => NameEncoding::Base32,
+            },
+            symlinks: Symlinks::new(&volume.key),
+            long_links: LongLinks::open(root.as_fd())?,
+            root,
+            config,
+            inodes: InodeTable::default(),
+            dirs: DirCache::default(),
+            files: OpenFiles::default(),
+            file_handles: Handles::default(),
+            dir_handles: Handles::default(),
+            places: RwLock::default(),
+            writeback: Writeback::default(),
+            keys_log,
+            uid: sys::process::effective_uid(),
+        });
+        let caller = Caller { uid: fs.uid, gid: sys::process::effective_gid(), pid: std::process::id() };
+        fs.open_root(&caller, sys::dir::reopen_dir(fs.root.as_fd())?)?;
+        Writeback::start(&fs);
+        Ok(fs)
+    }
+
+    /// Puts everything in order before the mount ends. No operation may follow.
+    pub fn shut_down(&self) {
+        self.writeback.stop();
+        self.settle_all();
+    }
+
+    fn sealer<'a>(&'a self, caller: &'a Caller) -> Sealer<'a> {
+        Sealer { binder: &self.binder, kms: &*self.kms, caller }
+    }
+
+    /// The inode number that stands for what `stat` describes.
+    ///
+    /// # Errors
+    /// EXDEV for what lies on another filesystem that was mounted inside the backing tree.
+    fn ino_of(&self, stat: &Stat) -> Result<Ino> {
+        if stat.dev != self.root_id.0 {
+            return Err(Errno::XDEV.into());
+        }
+        Ok(if stat.ino == self.root_id.1 { Ino::ROOT } else { Ino(stat.ino) })
+    }
+
+    /// Logs an alarming error with the plain path of `ino`; returns it.
+    fn report(&self, ino: Ino, error: Error) -> Error {
+        if error.is_alarming() {
+            log::error!("{}: {error}. Next: kmsfs fsck, or restore this file from a backup", self.inodes.path(ino));
+        }
+        error
+    }
+
+    /// The same for a name in a directory.
+    fn report_name(&self, parent: Ino, name: &[u8], error: Error) -> Error {
+        if error.is_alarming() {
+            let path = self.inodes.path(parent);
+            let name = String::from_utf8_lossy(name);
+            log::error!("{path}/{name}: {error}. Next: kmsfs fsck, or restore it from a backup");
+        }
+        error
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.config.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    /// Whose new objects are, if not the daemon's own.
+    fn owner_for(&self, caller: &Caller) -> Option<(u32, u32)> {
+        let foreign = self.config.allow_other && self.uid == 0 && (caller.uid != 0 || caller.gid != 0);
+        foreign.then_some((caller.uid, caller.gid))
+    }
+}
+
+fn open_keys_log(backing: &std::path::Path) -> Result<KeysLog> {
+    KeysLog::open(backing).map_err(|error| {
+        log::error!("{error}");
+        Error::Sys(Errno::IO)
+    })
+}

@@ -1,0 +1,385 @@
+//! Names: looking up, making and removing objects, hard links.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::io::{FileHandle, OpenMode};
+use super::open_file::is_long;
+use super::{Attr, EncryptedFs, Error, Ino, Location, relax};
+use crate::crypto::random;
+use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
+use crate::kms::Caller;
+use crate::names::EncodedName;
+use crate::sys::dir::{Access, RenameFlags};
+use crate::sys::{self, Errno, FileKind, Stat};
+
+/// What the kernel is told of an object: it holds one more reference to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Tells it from an earlier object with the same inode number.
+    pub generation: u64,
+}
+
+/// A file that was made and opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Created {
+    /// What the kernel is told.
+    pub looked: Looked,
+    /// The handle.
+    pub handle: u64,
+}
+
+/// The mode of a new object.
+#[derive(Debug, Clone, Copy)]
+pub struct NewMode {
+    /// Permission bits as asked for.
+    pub perm: u32,
+    /// The caller's file mode creation mask.
+    pub umask: u32,
+}
+
+impl EncryptedFs {
+    pub(super) fn tell(&self, at: Location, attr: Attr) -> Looked {
+        let generation = self.inodes.looked_up(attr.ino, at, &attr.stat);
+        Looked { attr, generation }
+    }
+
+    fn look(&self, parent: &Dir, name: &EncodedName, at: Location) -> Result<Looked> {
+        let stat = sys::stat::at(parent.fd(), stored(name))?;
+        if stat.kind == FileKind::Symlink {
+            self.note_symlink(&at, stat.size);
+        }
+        let attr = self.plain_at(parent, stored(name), stat)?;
+        Ok(self.tell(at, attr))
+    }
+
+    /// Looks `name` up: one system call, and no key but the directory's.
+    pub fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Looked> {
+        let dir = self.dir(caller, parent)?;
+        let encoded = dir.encode(name)?;
+        self.look(&dir, &encoded, Location::new(parent, name)).map_err(|error| self.report_name(parent, name, error))
+    }
+
+    /// Makes and opens a regular file. If it exists and `mode` does not insist, it is opened.
+    pub fn create(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewMode, mode: OpenMode) -> Result<Created> {
+        self.writable()?;
+        let dir = self.dir(caller, parent)?;
+        let encoded = dir.encode(name)?;
+        let perm = dir.creation_perm(new.perm, new.umask)?;
+        dir.prepare(&encoded)?;
+        let fd = match sys::dir::create(dir.fd(), stored(&encoded), perm) {
+            Ok(fd) => fd,
+            Err(Errno::EXIST) if !mode.exclusive => return self.open_existing(caller, &dir, &encoded, name, mode),
+            Err(error) => {
+                if error != Errno::EXIST {
+                    dir.retire(&encoded);
+                }
+                return Err(error.into());
+            }
+        };
+        let made = self.give_to_caller(caller, &fd, perm).and_then(|()| Ok(sys::stat::of_fd(&fd)?));
+        let stat = match made {
+            Ok(stat) => stat,
+            Err(error) => {
+                let _ = sys::dir::unlink(dir.fd(), stored(&encoded));
+                dir.retire(&encoded);
+                return Err(error);
+            }
+        };
+        let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
+        let file = self.adopt_file(looked.attr.ino, fd, &dir, is_long(&encoded));
+        let handle = self.file_handles.insert(FileHandle { file, mode });
+        Ok(Created { looked, handle })
+    }
+
+    fn open_existing(
+        &self,
+        caller: &Caller,
+        dir: &Dir,
+        encoded: &EncodedName,
+        name: &[u8],
+        mode: OpenMode,
+    ) -> Result<Created> {
+        let looked = self.look(dir, encoded, Location::new(dir.ino, name))?;
+        let opened = self.open(caller, looked.attr.ino, mode).inspect_err(|_| self.forget(looked.attr.ino, 1))?;
+        let attr = self.getattr(caller, looked.attr.ino, Some(opened.handle))?;
+        Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
+    }
+
+    fn give_to_caller(&self, caller: &Caller, fd: &OwnedFd, perm: u32) -> Result<()> {
+        let Some((uid, gid)) = self.owner_for(caller) else { return Ok(()) };
+        let inherits = sys::stat::of_fd(fd)?;
+        // In a setgid directory the store has already given the group of the directory.
+        let gid = (inherits.gid == sys::process::effective_gid()).then_some(gid);
+        sys::file::chown(fd.as_fd(), Some(uid), gid)?;
+        if perm & 0o6000 != 0 {
+            // chown(2) took them away.
+            sys::file::chmod(fd.as_fd(), perm)?;
+        }
+        Ok(())
+    }
+
+    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8], perm: Option<u32>) -> Result<()> {
+        let Some((uid, gid)) = self.owner_for(caller) else { return Ok(()) };
+        let inherits = sys::stat::at(dir.fd(), name)?;
+        let gid = (inherits.gid == sys::process::effective_gid()).then_some(gid);
+        sys::dir::chown(dir.fd(), name, Some(uid), gid)?;
+        match perm {
+            Some(perm) if perm & 0o6000 != 0 => Ok(sys::dir::chmod(dir.fd(), name, perm)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an object by `make`, which gets the directory and the stored name, gives it to the caller and tells
+    /// the kernel. If anything fails, nothing is left.
+    fn make(
+        &self,
+        caller: &Caller,
+        at: Location,
+        perm: Option<u32>,
+        make: impl FnOnce(&Arc<Dir>, &EncodedName) -> Result<()>,
+    ) -> Result<Looked> {
+        self.writable()?;
+        let dir = self.dir(caller, at.parent)?;
+        let encoded = dir.encode(&at.name)?;
+        dir.prepare(&encoded)?;
+        if let Err(error) = make(&dir, &encoded) {
+            if error.errno() != Errno::EXIST {
+                dir.retire(&encoded);
+            }
+            return Err(error);
+        }
+        let told =
+            self.give_name_to_caller(caller, &dir, stored(&encoded), perm).and_then(|()| self.look(&dir, &encoded, at));
+        told.inspect_err(|_| {
+            let _ = sys::dir::unlink(dir.fd(), stored(&encoded));
+            dir.retire(&encoded);
+        })
+    }
+
+    /// Makes a fifo, socket, device node or empty regular file.
+    pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
+        let perm = self.dir(caller, at.parent)?.creation_perm(new.perm, new.umask)?;
+        self.make(caller, at, Some(perm), |dir, name| {
+            Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
+        })
+    }
+
+    /// Makes a symlink.
+    pub fn symlink(&self, caller: &Caller, at: Location, target: &[u8]) -> Result<Looked> {
+        let noted = at.clone();
+        self.make(caller, at, None, |dir, name| self.make_symlink(dir, stored(name), noted, target))
+    }
+
+    /// Makes a directory: beside its place first, so that it never stands there without an envelope.
+    pub fn mkdir(&self, caller: &Caller, at: Location, new: NewMode) -> Result<Looked> {
+        self.writable()?;
+        let parent = self.dir(caller, at.parent)?;
+        let encoded = parent.encode(&at.name)?;
+        let perm = parent.creation_perm(new.perm, new.umask)?;
+        let temporary = format!(".kmsfs.new.{:016x}", u64::from_le_bytes(random::array()));
+        parent.prepare(&encoded)?;
+        let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
+            sys::dir::rename(parent.fd(), temporary.as_bytes(), parent.fd(), stored(&encoded), RenameFlags::NOREPLACE)?;
+            Ok((fd, key))
+        });
+        let (fd, key) = made.inspect_err(|error| {
+            let _ = sys::dir::remove_dir(parent.fd(), temporary.as_bytes());
+            if error.errno() != Errno::EXIST {
+                parent.retire(&encoded);
+            }
+        })?;
+        let attr = self.plain(sys::stat::of_fd(&fd)?)?;
+        self.adopt_dir(self.make_dir_handle(attr.ino, fd, key));
+        Ok(self.tell(at, attr))
+    }
+
+    fn make_dir(
+        &self,
+        caller: &Caller,
+        parent: &Dir,
+        name: &[u8],
+        perm: u32,
+    ) -> Result<(OwnedFd, crate::crypto::DataKey)> {
+        // The owner's bits are needed to open it and to set the envelope; what was not asked for goes again.
+        sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
+        let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
+        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::Directory, parent.place())?;
+        self.envelopes.create(fd.as_fd(), &envelope.encode())?;
+        self.log_mirror(caller, &key, &envelope, parent.place())?;
+        let stat = sys::stat::of_fd(&fd)?;
+        let surplus = 0o700 & !perm;
+        if let Some((uid, gid)) = self.owner_for(caller) {
+            let gid = (stat.gid == sys::process::effective_gid()).then_some(gid);
+            sys::file::chown(fd.as_fd(), Some(uid), gid)?;
+        }
+        if surplus != 0 {
+            sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
+        }
+        Ok((fd, key))
+    }
+
+    /// Removes a name that is not a directory's.
+    pub fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let dir = self.dir(caller, parent)?;
+        let encoded = dir.encode(name)?;
+        let long_link = self.long_links.take(&Location::new(parent, name));
+        let home = if long_link { self.home_to_remove(&dir, stored(&encoded)) } else { None };
+        sys::dir::unlink(dir.fd(), stored(&encoded))?;
+        if let Some(home) = home {
+            self.long_links.remove(&home);
+        }
+        dir.retire(&encoded);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let dir = self.dir(caller, parent)?;
+        let encoded = dir.encode(name)?;
+        match sys::dir::remove_dir(dir.fd(), stored(&encoded)) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                self.remove_leftovers(&dir, stored(&encoded))?;
+                sys::dir::remove_dir(dir.fd(), stored(&encoded))?;
+            }
+            other => other?,
+        }
+        dir.retire(&encoded);
+        Ok(())
+    }
+
+    /// Removes what interrupted operations left in a directory that is otherwise empty.
+    ///
+    /// # Errors
+    /// ENOTEMPTY if there is anything else; then nothing was removed.
+    pub(super) fn remove_leftovers(&self, parent: &Dir, name: &[u8]) -> Result<()> {
+        let open = || Ok(sys::dir::open_dir(parent.fd(), name, Access::Read)?);
+        let fd = relax::retry(parent.fd(), name, 0o700, open)?;
+        let mut leftovers = Vec::new();
+        let mut empty = true;
+        sys::dir::list(fd.as_fd(), 0, |entry| {
+            if entry.name == b"." || entry.name == b".." {
+                return true;
+            }
+            empty = crate::names::is_internal(entry.name);
+            leftovers.push((entry.name.to_vec(), entry.kind));
+            empty
+        })?;
+        if !empty {
+            return Err(Errno::NOTEMPTY.into());
+        }
+        for (name, kind) in leftovers {
+            match kind {
+                Some(FileKind::Directory) => sys::dir::remove_dir(fd.as_fd(), &name)?,
+                _ => sys::dir::unlink(fd.as_fd(), &name)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives `ino` a further name. A file with links in two directories is bound to neither.
+    pub fn link(&self, caller: &Caller, ino: Ino, to: Location) -> Result<Looked> {
+        self.writable()?;
+        let dir = self.dir(caller, to.parent)?;
+        let encoded = dir.encode(&to.name)?;
+        dir.prepare(&encoded)?;
+        let linked =
+            self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
+        let looked = linked.inspect_err(|error| {
+            if error.errno() != Errno::EXIST {
+                dir.retire(&encoded);
+            }
+        })?;
+        Ok(looked)
+    }
+
+    fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
+        let found = self.at_location(caller, ino, |parent, from, stat| {
+            let _places = self.places.write();
+            if parent.ino != to.ino && stat.kind == FileKind::File {
+                self.bind_to_none(caller, ino, parent, stored(from))?;
+            }
+            Ok(sys::dir::link(parent.fd(), stored(from), to.fd(), name)?)
+        });
+        match (found, self.files.peek(ino)) {
+            // It has no name any more, but someone holds it open: link(2) through /proc/self/fd.
+            (Err(Error::Sys(Errno::STALE)), Some(file)) => {
+                Ok(sys::dir::link_fd(file.backing.fd().as_fd(), to.fd(), name)?)
+            }
+            (found, _) => found,
+        }
+    }
+
+    /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
+    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
+        self.with_envelope(ino, parent, name, |fd, old| {
+            let envelope = Envelope::parse(&old)?;
+            if envelope.is_linked() {
+                return Ok(());
+            }
+            let linked = self.sealer(caller).linked(&envelope, parent.place())?;
+            self.envelopes.replace(fd, &old, &linked.encode())?;
+            self.rebound(ino, linked);
+            Ok(())
+        })
+    }
+
+    /// Calls `act` with a descriptor and the stored envelope of an object, if it has one.
+    pub(super) fn with_envelope(
+        &self,
+        ino: Ino,
+        parent: &Dir,
+        name: &[u8],
+        act: impl Fn(std::os::fd::BorrowedFd<'_>, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        relax::retry(parent.fd(), name, 0o600, || {
+            let open = self.files.peek(ino).map(|file| file.backing.fd());
+            let fd = match open {
+                Some(fd) => fd,
+                None => Arc::new(sys::dir::open(parent.fd(), name, Access::Read)?),
+            };
+            match self.envelopes.load(fd.as_fd())? {
+                Some(old) => act(fd.as_fd(), old),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The kernel gives up `count` references to `ino`.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if self.inodes.forget(ino, count) && ino != Ino::ROOT {
+            // A directory that was removed answered through its descriptor until now.
+            self.dirs.forget(ino);
+        }
+    }
+
+    /// Appends the mirror of a directory's key to `.kmsfs/keys.log`.
+    fn log_mirror(
+        &self,
+        caller: &Caller,
+        key: &crate::crypto::DataKey,
+        envelope: &Envelope,
+        place: Place,
+    ) -> Result<()> {
+        let mirror = self.sealer(caller).mirror(envelope, place)?;
+        let id = crate::crypto::derive::directory_id(key);
+        match &self.keys_log {
+            Some(log) => log.append(&id, &mirror).map_err(|error| {
+                log::error!("{error}");
+                Error::Sys(Errno::IO)
+            }),
+            None => Err(Errno::ROFS.into()),
+        }
+    }
+
+    /// Attributes of a backing object, for callers that hold its directory.
+    pub(super) fn stat_in(&self, dir: &Dir, name: &EncodedName) -> Result<Stat> {
+        Ok(sys::stat::at(dir.fd(), stored(name))?)
+    }
+}

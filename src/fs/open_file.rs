@@ -1,0 +1,379 @@
+//! Open files: one per inode, however many handles lead to it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::backing::Backing;
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::{EncryptedFs, Ino, relax};
+use crate::content::{Content, ContentKey};
+use crate::crypto::DataKey;
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::kms::Caller;
+use crate::sys::dir::Access;
+use crate::sys::{self, Errno, Stat, Time};
+
+/// A file that is open, or whose last writes are still being put in order.
+pub struct OpenFile {
+    /// Its inode.
+    pub ino: Ino,
+    /// Its backing file.
+    pub backing: Arc<Backing>,
+    /// Its content. An empty file has none until the first write gives it a key.
+    content: OnceLock<Content<Arc<Backing>>>,
+    /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
+    envelope: Mutex<Option<Envelope>>,
+    /// The directory it was made in, which spares the first write a search.
+    birthplace: Mutex<Option<Arc<Dir>>>,
+    /// The modification time that was set last: writing out what came before must not change it.
+    pinned_mtime: Mutex<Option<Time>>,
+    /// Whether the background thread looks after it.
+    pub(super) queued: AtomicBool,
+    /// Whether its name is a long one: then syncing it must make the side symlink durable too.
+    pub long_name: AtomicBool,
+}
+
+impl OpenFile {
+    fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
+        Self {
+            ino,
+            backing: Arc::new(Backing::new(fd, writable)),
+            content: OnceLock::new(),
+            envelope: Mutex::new(None),
+            birthplace: Mutex::new(None),
+            pinned_mtime: Mutex::new(None),
+            queued: AtomicBool::new(false),
+            long_name: AtomicBool::new(false),
+        }
+    }
+
+    /// The content, unless the file is empty and has no key yet.
+    pub fn content(&self) -> Option<&Content<Arc<Backing>>> {
+        self.content.get()
+    }
+
+    /// The plain size in bytes.
+    pub fn size(&self) -> u64 {
+        self.content().map_or(0, Content::size)
+    }
+
+    /// Attributes of the backing file.
+    pub fn stat(&self) -> Result<Stat> {
+        Ok(sys::stat::of_fd(&*self.backing.fd())?)
+    }
+
+    /// The file moved to another directory.
+    pub fn forget_birthplace(&self) {
+        *self.birthplace.lock() = None;
+    }
+
+    /// The envelope moved with the file, or is good in more directories now.
+    pub fn set_envelope(&self, envelope: Envelope) {
+        let mut slot = self.envelope.lock();
+        if slot.is_some() {
+            *slot = Some(envelope);
+        }
+    }
+
+    /// Writes out what is pending, without touching the modification time if that was set since.
+    pub fn commit(&self) -> Result<()> {
+        let Some(content) = self.content() else { return Ok(()) };
+        if content.state().dirty {
+            content.commit()?;
+            self.restore_mtime()?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable: fdatasync, or fsync if `all`.
+    pub fn sync(&self, all: bool) -> Result<()> {
+        match self.content() {
+            Some(content) => {
+                content.sync(all)?;
+                self.restore_mtime()
+            }
+            None => Ok(sys::file::sync_all(self.backing.fd().as_fd())?),
+        }
+    }
+
+    /// Makes everything durable and drops what was kept for a crash.
+    pub fn settle(&self) -> Result<()> {
+        let Some(content) = self.content() else { return Ok(()) };
+        content.settle()?;
+        self.restore_mtime()
+    }
+
+    fn restore_mtime(&self) -> Result<()> {
+        let pinned = *self.pinned_mtime.lock();
+        if let Some(time) = pinned {
+            let times = (sys::dir::SetTime::Keep, sys::dir::SetTime::At(time));
+            sys::file::set_times(self.backing.fd().as_fd(), times.0, times.1)?;
+        }
+        Ok(())
+    }
+
+    /// The modification time was set to `time` (`None`: content changed after it was set).
+    pub fn pin_mtime(&self, time: Option<Time>) {
+        *self.pinned_mtime.lock() = time;
+    }
+}
+
+/// Which files are open. A file stays as long as it has users: handles, and the background thread.
+#[derive(Default)]
+pub struct OpenFiles {
+    files: Mutex<HashMap<Ino, (Arc<OpenFile>, usize)>>,
+}
+
+impl OpenFiles {
+    /// The open file of `ino`, without becoming a user of it.
+    pub fn peek(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.files.lock().get(&ino).map(|(file, _)| file.clone())
+    }
+
+    /// The open file of `ino`, with one more user.
+    pub fn acquire(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.files.lock().get_mut(&ino).map(|(file, users)| {
+            *users += 1;
+            file.clone()
+        })
+    }
+
+    /// Enters `file` with one user, unless another thread was first: then its file is the one.
+    pub fn enter(&self, file: OpenFile) -> Arc<OpenFile> {
+        let mut files = self.files.lock();
+        let (file, users) = files.entry(file.ino).or_insert_with(|| (Arc::new(file), 0));
+        *users += 1;
+        file.clone()
+    }
+
+    /// One user less; the last one closes the file.
+    pub fn leave(&self, ino: Ino) {
+        let mut files = self.files.lock();
+        if let Some((_, users)) = files.get_mut(&ino) {
+            *users -= 1;
+            if *users == 0 {
+                files.remove(&ino);
+            }
+        }
+    }
+}
+
+/// A table from FUSE file handles to what they stand for.
+pub struct Handles<T> {
+    table: RwLock<HashMap<u64, Arc<T>>>,
+    next: AtomicU64,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self { table: RwLock::default(), next: AtomicU64::new(1) }
+    }
+}
+
+impl<T> Handles<T> {
+    /// Enters `value`; returns its handle.
+    pub fn insert(&self, value: T) -> u64 {
+        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        self.table.write().insert(handle, Arc::new(value));
+        handle
+    }
+
+    /// What `handle` stands for.
+    ///
+    /// # Errors
+    /// EBADF if it is none of ours.
+    pub fn get(&self, handle: u64) -> Result<Arc<T>> {
+        Ok(self.table.read().get(&handle).cloned().ok_or(Errno::BADF)?)
+    }
+
+    /// Ends `handle`.
+    pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
+        self.table.write().remove(&handle)
+    }
+}
+
+impl EncryptedFs {
+    /// Opens `ino`, or joins those who have it open, as one more user.
+    pub(super) fn acquire_file(&self, caller: &Caller, ino: Ino, write: bool) -> Result<Arc<OpenFile>> {
+        let file = match self.files.acquire(ino) {
+            Some(file) => file,
+            None => self.files.enter(self.open_backing(caller, ino, write)?),
+        };
+        let ready = self.admit(caller, &file, write);
+        if let Err(error) = ready {
+            self.files.leave(ino);
+            return Err(self.report(ino, error));
+        }
+        Ok(file)
+    }
+
+    /// What every open must pass, the first and all later ones: the KMS's word, and a descriptor with enough rights.
+    fn admit(&self, caller: &Caller, file: &OpenFile, write: bool) -> Result<()> {
+        if write && !file.backing.is_writable() {
+            file.backing.make_writable(self.reopen_writable(caller, file)?);
+        }
+        let _places = self.places.read();
+        let mut envelope = file.envelope.lock();
+        if file.content.get().is_some() {
+            if let Some(envelope) = &*envelope {
+                let place = self.place_of(caller, file)?;
+                self.sealer(caller).unlock(envelope, place)?;
+            }
+            return Ok(());
+        }
+        let fd = file.backing.fd();
+        if sys::stat::of_fd(&*fd)?.size == 0 {
+            return Ok(());
+        }
+        let place = self.place_of(caller, file)?;
+        let stored = self.load_envelope(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
+        let loaded = Envelope::parse(&stored)?;
+        let key = self.sealer(caller).unlock(&loaded, place)?;
+        let key = ContentKey { key, mirror: None };
+        let content = Content::open(file.backing.clone(), key, self.config.durability)?;
+        *envelope = Some(loaded);
+        let _ = file.content.set(content);
+        Ok(())
+    }
+
+    pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
+        for location in self.inodes.locations(ino) {
+            let parent = self.dir(caller, location.parent)?;
+            let name = parent.encode(&location.name)?;
+            let opened = self.open_either(&parent, stored(&name), write);
+            let (fd, writable) = match opened {
+                Err(super::Error::Sys(Errno::NOENT)) => continue,
+                other => other?,
+            };
+            if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
+                let file = OpenFile::new(ino, fd, writable);
+                file.long_name.store(is_long(&name), Ordering::Relaxed);
+                return Ok(file);
+            }
+        }
+        Err(Errno::STALE.into())
+    }
+
+    /// For reading and writing if that is allowed: sealing needs to read, and a later handle may write.
+    fn open_either(&self, parent: &Dir, name: &[u8], write: bool) -> Result<(OwnedFd, bool)> {
+        let read_write = || Ok(sys::dir::open(parent.fd(), name, Access::ReadWrite)?);
+        if write {
+            return Ok((relax::retry(parent.fd(), name, 0o600, read_write)?, true));
+        }
+        if !self.config.read_only
+            && let Ok(fd) = read_write()
+        {
+            return Ok((fd, true));
+        }
+        let read = || Ok(sys::dir::open(parent.fd(), name, Access::Read)?);
+        Ok((relax::retry(parent.fd(), name, 0o400, read)?, false))
+    }
+
+    fn reopen_writable(&self, caller: &Caller, file: &OpenFile) -> Result<OwnedFd> {
+        let through_proc = sys::dir::reopen(file.backing.fd().as_fd(), Access::ReadWrite);
+        if let Ok(fd) = through_proc {
+            return Ok(fd);
+        }
+        self.at_location(caller, file.ino, |parent, name, _| {
+            let open = || Ok(sys::dir::open(parent.fd(), stored(name), Access::ReadWrite)?);
+            relax::retry(parent.fd(), stored(name), 0o600, open)
+        })
+    }
+
+    fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
+        match self.envelopes.load(file.backing.fd().as_fd()) {
+            Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
+                self.at_location(caller, file.ino, |parent, name, _| {
+                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
+                    relax::retry(parent.fd(), stored(name), 0o400, load)
+                })
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// What the envelope of `file` is, or shall be, bound to: its directory. A file without a name is bound to none.
+    fn place_of(&self, caller: &Caller, file: &OpenFile) -> Result<Place> {
+        if let Some(parent) = &*file.birthplace.lock() {
+            return Ok(parent.place());
+        }
+        match self.at_location(caller, file.ino, |parent, _, _| Ok(parent.place())) {
+            Err(super::Error::Sys(Errno::STALE)) => Ok(Place::Linked),
+            other => other,
+        }
+    }
+
+    /// The same for an object that need not be open.
+    pub(super) fn place_by_name(&self, caller: &Caller, ino: Ino) -> Result<Place> {
+        match self.files.peek(ino) {
+            Some(file) => self.place_of(caller, &file),
+            None => self.at_location(caller, ino, |parent, _, _| Ok(parent.place())),
+        }
+    }
+
+    /// Enters a file that was just made, with one user.
+    pub(super) fn adopt_file(&self, ino: Ino, fd: OwnedFd, parent: &Arc<Dir>, long_name: bool) -> Arc<OpenFile> {
+        let file = OpenFile::new(ino, fd, true);
+        *file.birthplace.lock() = Some(parent.clone());
+        file.long_name.store(long_name, Ordering::Relaxed);
+        self.files.enter(file)
+    }
+
+    /// The content of `file`, which is given a key if it has none yet.
+    ///
+    /// Its envelope is on the backing file before the first byte is.
+    pub(super) fn content_for_writing<'f>(
+        &self,
+        caller: &Caller,
+        file: &'f OpenFile,
+    ) -> Result<&'f Content<Arc<Backing>>> {
+        if let Some(content) = file.content() {
+            return Ok(content);
+        }
+        let _places = self.places.read();
+        let mut envelope = file.envelope.lock();
+        if let Some(content) = file.content() {
+            return Ok(content);
+        }
+        let key = self.file_key(caller, file, &mut envelope)?;
+        let content = Content::create(file.backing.clone(), key, self.config.durability);
+        Ok(file.content.get_or_init(|| content))
+    }
+
+    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
+        let (key, envelope) = self.owner_key(caller, file)?;
+        let place = self.place_of(caller, file)?;
+        let mirror = self.sealer(caller).mirror(&envelope, place)?;
+        *slot = Some(envelope);
+        Ok(ContentKey { key, mirror: mirror.try_into().ok() })
+    }
+
+    /// The data key of an open file, made now if it has none: an empty file may have one already, from an
+    /// attribute or from content that was cut away. `places` must be held.
+    pub(super) fn owner_key(&self, caller: &Caller, file: &OpenFile) -> Result<(DataKey, Envelope)> {
+        let place = self.place_of(caller, file)?;
+        if let Some(stored) = self.load_envelope(caller, file)? {
+            let envelope = Envelope::parse(&stored)?;
+            return Ok((self.sealer(caller).unlock(&envelope, place)?, envelope));
+        }
+        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
+        let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
+        match store() {
+            Err(super::Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
+                relax::retry(parent.fd(), stored(name), 0o200, store)
+            })?,
+            other => other?,
+        }
+        Ok((key, envelope))
+    }
+}
+
+/// Whether a name is stored hashed.
+pub fn is_long(name: &crate::names::EncodedName) -> bool {
+    matches!(name, crate::names::EncodedName::Long { .. })
+}

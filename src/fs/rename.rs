@@ -1,0 +1,157 @@
+//! rename(2): within a directory it is one system call; across directories the envelopes move too.
+
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::{EncryptedFs, Error, Ino, Location};
+use crate::envelope::{Envelope, EnvelopeStore};
+use crate::kms::Caller;
+use crate::names::EncodedName;
+use crate::sys::dir::RenameFlags;
+use crate::sys::{self, Errno, FileKind, Stat};
+
+/// One side of a rename: a name, and what is there.
+struct Side<'a> {
+    dir: &'a Dir,
+    name: EncodedName,
+    /// What the name leads to.
+    found: Option<(Ino, Stat)>,
+    /// The home of a long symlink that this rename replaces.
+    home: Option<String>,
+}
+
+impl EncryptedFs {
+    /// Renames `from` to `to`, with the flags of renameat2(2) (RENAME_WHITEOUT is refused).
+    pub fn rename(&self, caller: &Caller, from: &Location, to: &Location, flags: RenameFlags) -> Result<()> {
+        self.writable()?;
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return Err(Errno::INVAL.into());
+        }
+        let from_dir = self.dir(caller, from.parent)?;
+        let to_dir = self.dir(caller, to.parent)?;
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let source = self.side(&from_dir, from)?;
+        let mut target = self.side(&to_dir, to)?;
+        let Some((ino, _)) = source.found else { return Err(Errno::NOENT.into()) };
+        to_dir.prepare(&target.name)?;
+        let long_link = self.long_links.take(from);
+        let replaced_link = self.long_links.take(to);
+        if replaced_link && !exchange {
+            target.home = self.home_to_remove(&to_dir, stored(&target.name));
+        }
+        let moved = self.rename_backing(caller, &source, &target, flags);
+        if long_link {
+            self.long_links.note(if moved.is_ok() { to } else { from }.clone());
+        }
+        if replaced_link && (exchange || moved.is_err()) {
+            self.long_links.note(if moved.is_ok() { from } else { to }.clone());
+        }
+        if let Err(error) = moved {
+            if target.found.is_none() {
+                to_dir.retire(&target.name);
+            }
+            return Err(self.report(ino, error));
+        }
+        self.inodes.renamed(ino, from, to.clone());
+        if exchange {
+            if let Some((other, _)) = target.found {
+                self.inodes.renamed(other, to, from.clone());
+            }
+        } else if (from.parent, &from.name) != (to.parent, &to.name) {
+            from_dir.retire(&source.name);
+        }
+        if let Some(home) = target.home {
+            self.long_links.remove(&home);
+        }
+        Ok(())
+    }
+
+    fn side<'a>(&self, dir: &'a Dir, at: &Location) -> Result<Side<'a>> {
+        let name = dir.encode(&at.name)?;
+        let found = match self.stat_in(dir, &name) {
+            Ok(stat) => Some((self.ino_of(&stat)?, stat)),
+            Err(Error::Sys(Errno::NOENT)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Side { dir, name, found, home: None })
+    }
+
+    fn rename_backing(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let across = from.dir.ino != to.dir.ino;
+        let _places = across.then(|| self.places.write());
+        if across {
+            self.announce_move(caller, from, to)?;
+            if exchange {
+                self.announce_move(caller, to, from)?;
+            }
+        }
+        let rename = || sys::dir::rename(from.dir.fd(), stored(&from.name), to.dir.fd(), stored(&to.name), flags);
+        let renamed = match rename() {
+            // What an interrupted operation left in the directory that is replaced.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.replaces_directory(to, flags) => {
+                self.remove_leftovers(to.dir, stored(&to.name)).and_then(|()| Ok(rename()?))
+            }
+            other => other.map_err(Error::from),
+        };
+        if across {
+            // After a failure the objects are where they were, and their envelopes say so again.
+            let (at, other) = if renamed.is_ok() { (to, from) } else { (from, to) };
+            self.complete_move(caller, from, at)?;
+            if exchange {
+                self.complete_move(caller, to, other)?;
+            }
+        }
+        renamed
+    }
+
+    fn replaces_directory(&self, to: &Side<'_>, flags: RenameFlags) -> bool {
+        flags.is_empty() && to.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory)
+    }
+
+    /// Before the rename: the envelope becomes good in both directories.
+    fn announce_move(&self, caller: &Caller, what: &Side<'_>, to: &Side<'_>) -> Result<()> {
+        let Some((ino, stat)) = what.found else { return Ok(()) };
+        match stat.kind {
+            FileKind::File if stat.nlink > 1 => {
+                return self.bind_to_none(caller, ino, what.dir, stored(&what.name));
+            }
+            FileKind::File | FileKind::Directory => {}
+            _ => return Ok(()),
+        }
+        self.with_envelope(ino, what.dir, stored(&what.name), |fd, old| {
+            let envelope = Envelope::parse(&old)?;
+            if envelope.is_linked() {
+                return Ok(());
+            }
+            let (moving, settled) = self.sealer(caller).moving(&envelope, what.dir.place(), to.dir.place())?;
+            self.envelopes.replace(fd, &old, &moving.encode())?;
+            self.rebound(ino, settled);
+            Ok(())
+        })
+    }
+
+    /// After the rename, successful or not: the envelope becomes good only where the object is, `at`.
+    fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) -> Result<()> {
+        let Some((ino, _)) = what.found else { return Ok(()) };
+        if let Some(file) = self.files.peek(ino) {
+            file.forget_birthplace();
+        }
+        self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
+            let envelope = Envelope::parse(&old)?;
+            if !envelope.is_moving() {
+                return Ok(());
+            }
+            let settled = self.sealer(caller).rewrapped(&envelope, at.dir.place(), None)?;
+            self.envelopes.replace(fd, &old, &settled.encode())?;
+            self.rebound(ino, settled);
+            Ok(())
+        })
+    }
+
+    /// The envelope of `ino` changed: whoever has it open shows the new one to the KMS from now on.
+    pub(super) fn rebound(&self, ino: Ino, envelope: Envelope) {
+        if let Some(file) = self.files.peek(ino) {
+            file.set_envelope(envelope);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Extended attributes: `user.*` sealed, the others as they are, ours hidden.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::{EncryptedFs, Error, Ino, relax};
+use crate::crypto::DataKey;
+use crate::envelope::Envelope;
+use crate::kms::Caller;
+use crate::names::{NameError, Xattrs};
+use crate::sys::dir::Access;
+use crate::sys::xattr::{Mode, Target};
+use crate::sys::{self, Errno, FileKind};
+
+const USER: &[u8] = b"user.";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// An object whose attributes are wanted.
+struct Owner {
+    fd: Arc<OwnedFd>,
+    /// Its descriptor is only a place: symlinks and special files, and what may not be read.
+    place_only: bool,
+    dir: Option<Arc<Dir>>,
+}
+
+impl Owner {
+    fn target(&self) -> Target<'_> {
+        if self.place_only { Target::OPath(self.fd.as_fd()) } else { Target::Open(self.fd.as_fd()) }
+    }
+}
+
+impl EncryptedFs {
+    /// The value of an attribute; `None` if there is none.
+    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.with_owner(caller, ino, 0o400, |owner| {
+            let Some(plain) = name.strip_prefix(USER) else {
+                return Ok(sys::xattr::get(owner.target(), name)?);
+            };
+            let Some(xattrs) = self.xattrs_of(caller, ino, owner)? else { return Ok(None) };
+            let Some(value) = sys::xattr::get(owner.target(), stored_name(&xattrs, plain)?.as_bytes())? else {
+                return Ok(None);
+            };
+            let opened = xattrs.open_value(plain, &value);
+            Ok(Some(opened.map_err(|_| Error::Forged("an extended attribute of this file"))?))
+        })
+        .map_err(|error| self.report(ino, error))
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    /// EEXIST or ENODATA as `mode` demands.
+    pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], mode: Mode) -> Result<()> {
+        self.writable()?;
+        let set = self.with_owner(caller, ino, 0o600, |owner| {
+            let Some(plain) = name.strip_prefix(USER) else {
+                sys::xattr::set(owner.target(), name, value, mode)?;
+                if name == DEFAULT_ACL
+                    && let Some(dir) = &owner.dir
+                {
+                    dir.forget_default_acl();
+                }
+                return Ok(());
+            };
+            let xattrs = self.xattrs_for_writing(caller, ino, owner)?;
+            let sealed = xattrs.seal_value(plain, value);
+            Ok(sys::xattr::set(owner.target(), stored_name(&xattrs, plain)?.as_bytes(), &sealed, mode)?)
+        });
+        set.map_err(|error| self.report(ino, error))
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// ENODATA if there is none.
+    pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        self.with_owner(caller, ino, 0o600, |owner| {
+            let removed = match name.strip_prefix(USER) {
+                None => sys::xattr::remove(owner.target(), name)?,
+                Some(plain) => match self.xattrs_of(caller, ino, owner)? {
+                    Some(xattrs) => sys::xattr::remove(owner.target(), stored_name(&xattrs, plain)?.as_bytes())?,
+                    None => false,
+                },
+            };
+            if name == DEFAULT_ACL
+                && let Some(dir) = &owner.dir
+            {
+                dir.forget_default_acl();
+            }
+            if removed { Ok(()) } else { Err(Errno::NODATA.into()) }
+        })
+    }
+
+    /// The names of all attributes, each ended by a zero byte. Ours are not among them.
+    pub fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+        self.with_owner(caller, ino, 0o400, |owner| {
+            let mut names = Vec::new();
+            let mut xattrs = None;
+            for name in sys::xattr::list(owner.target())? {
+                if !name.starts_with(USER) {
+                    names.extend_from_slice(&name);
+                    names.push(0);
+                    continue;
+                }
+                if name == crate::envelope::ATTRIBUTE.as_bytes() {
+                    continue;
+                }
+                if xattrs.is_none() {
+                    xattrs = self.xattrs_of(caller, ino, owner)?;
+                }
+                let plain = xattrs.as_ref().and_then(|xattrs| xattrs.decode_name(&name));
+                if let Some(plain) = plain {
+                    names.extend_from_slice(USER);
+                    names.extend_from_slice(&plain);
+                    names.push(0);
+                }
+            }
+            Ok(names)
+        })
+        .map_err(|error| self.report(ino, error))
+    }
+
+    /// Calls `act` with the object `ino`, open or as a place, with rights that suffice for an owner.
+    fn with_owner<T>(&self, caller: &Caller, ino: Ino, bits: u32, act: impl Fn(&Owner) -> Result<T>) -> Result<T> {
+        if let Some(file) = self.files.peek(ino) {
+            let owner = Owner { fd: file.backing.fd(), place_only: false, dir: None };
+            return match act(&owner) {
+                Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, ino, |parent, name, _| {
+                    relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+                }),
+                other => other,
+            };
+        }
+        if ino == Ino::ROOT || self.inodes.kind(ino) == Some(FileKind::Directory) {
+            let dir = self.dir(caller, ino)?;
+            let fd = sys::dir::open_dir(dir.fd(), b".", Access::Place)?;
+            return act(&Owner { fd: Arc::new(fd), place_only: true, dir: Some(dir) });
+        }
+        self.at_location(caller, ino, |parent, name, _| {
+            let fd = Arc::new(sys::dir::open(parent.fd(), stored(name), Access::Place)?);
+            let owner = Owner { fd, place_only: true, dir: None };
+            relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+        })
+    }
+
+    /// The sealer of an object's attributes; `None` if it has no key, and so no attributes of users.
+    fn xattrs_of(&self, caller: &Caller, ino: Ino, owner: &Owner) -> Result<Option<Xattrs>> {
+        if let Some(dir) = &owner.dir {
+            return Ok(Some(Xattrs::new(&dir.key)));
+        }
+        let Some(stored) = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())? else {
+            return Ok(None);
+        };
+        let envelope = Envelope::parse(&stored)?;
+        let _places = self.places.read();
+        let place = self.place_by_name(caller, ino)?;
+        let key: DataKey = self.sealer(caller).unlock(&envelope, place)?;
+        Ok(Some(Xattrs::new(&key)))
+    }
+
+    fn xattrs_for_writing(&self, caller: &Caller, ino: Ino, owner: &Owner) -> Result<Xattrs> {
+        if let Some(xattrs) = self.xattrs_of(caller, ino, owner)? {
+            return Ok(xattrs);
+        }
+        match self.inodes.kind(ino) {
+            Some(FileKind::File) | None => {}
+            // user(7) attributes are for files and directories; xattr(7) says EPERM for the rest.
+            Some(_) => return Err(Errno::PERM.into()),
+        }
+        let file = self.acquire_file(caller, ino, true)?;
+        let made = {
+            let _places = self.places.read();
+            self.owner_key(caller, &file)
+        };
+        self.release_file(&file);
+        Ok(Xattrs::new(&made?.0))
+    }
+}
+
+/// xattr(7) has ERANGE for names that are too long.
+fn stored_name(xattrs: &Xattrs, plain: &[u8]) -> Result<String> {
+    match xattrs.encode_name(plain) {
+        Err(NameError::TooLong) => Err(Errno::RANGE.into()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,428 @@
+//! The keystore on disk: sealed records in sled, mirrored into `keystore.bundle` at every change.
+//!
+//! A change is prepared as a synced temporary bundle, flushed into sled, and published by a rename. If a later step
+//! fails the earlier ones are taken back. At opening, the newer of records and bundle counts, and repairs the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::bundle::{self, Header};
+use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
+use super::keyset::{self, ALIAS_PREFIX, KeySet};
+use super::recovery::RecoveryKey;
+use super::sealer::{STATE, Sealer};
+use super::slots::{self, Slot, UnlockSecret};
+use super::{KeyId, KeystoreError, key, lock};
+use crate::crypto::{Secret, derive};
+
+const RECORDS_NAME: &str = "db";
+const HEADER: &[u8] = b"header";
+const KEY_PREFIX: &str = "key/";
+/// How long opening waits for another process.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// Everything that a change replaces.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) header: Header,
+    pub(super) keys: Arc<KeySet>,
+}
+
+/// The sealed records.
+struct Records {
+    db: sled::Db,
+    path: PathBuf,
+}
+
+enum OpenFailure {
+    Busy,
+    Damaged(String),
+}
+
+impl Records {
+    /// Opens sled, which panics on some damage: that counts as damage too.
+    fn open(path: &Path, deadline: Instant) -> Result<Self, OpenFailure> {
+        let config = sled::Config::default().path(path).cache_capacity(8 << 20).flush_every_ms(None);
+        loop {
+            let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+            return match opened {
+                Ok(Ok(db)) => Ok(Self { db, path: path.to_path_buf() }),
+                // A process that just closed it may hold sled's own lock for a moment longer.
+                Ok(Err(error)) if error.to_string().contains("could not acquire lock") => {
+                    if Instant::now() < deadline {
+                        std::thread::sleep(Duration::from_millis(20));
+                        continue;
+                    }
+                    Err(OpenFailure::Busy)
+                }
+                Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
+                Err(_) => Err(OpenFailure::Damaged("sled gave up on it".to_owned())),
+            };
+        }
+    }
+
+    fn header(&self) -> Result<Header, String> {
+        let bytes = catch_unwind(AssertUnwindSafe(|| self.db.get(HEADER)));
+        let bytes = bytes.map_err(|_| "sled gave up on it")?.map_err(|error| error.to_string())?;
+        let bytes = bytes.ok_or("it holds no keystore")?;
+        let (header, end, rest) = Header::decode(&bytes).map_err(|bad| format!("its header is not valid ({bad:?})"))?;
+        if end == bytes.len() && rest == 0 { Ok(header) } else { Err("its header is not valid".to_owned()) }
+    }
+
+    fn load(&self, root: &Secret<32>, header: &Header) -> Result<KeySet, String> {
+        let load = || self.load_all(root, header);
+        catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("sled gave up on it".to_owned()))
+    }
+
+    fn load_all(&self, root: &Secret<32>, header: &Header) -> Result<KeySet, String> {
+        let sealer = Sealer::new(root, header);
+        let (mut cmks, mut aliases) = (Vec::new(), BTreeMap::new());
+        let mut digest = None;
+        for record in self.db.iter() {
+            let (name, sealed) = record.map_err(|error| error.to_string())?;
+            if name == HEADER {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&name);
+            let bad = || format!("record {text} does not authenticate or decode");
+            let plain = sealer.open(&name, &sealed).ok_or_else(bad)?;
+            if name == STATE {
+                digest = Some(plain);
+            } else if text.starts_with(KEY_PREFIX) {
+                cmks.push(keyset::decode_cmk(&plain).ok_or_else(bad)?);
+            } else {
+                let id = String::from_utf8(plain.to_vec()).map_err(|_| bad())?;
+                aliases.insert(text.to_string(), KeyId(id));
+            }
+        }
+        let keys = KeySet::assemble(cmks, aliases).ok_or("its records contradict each other")?;
+        // Without this an old record could be put back among newer ones.
+        let whole = digest.is_some_and(|digest| digest[..] == derive::sha256(&keys.encode()));
+        if whole { Ok(keys) } else { Err("records are missing, or are of different generations".to_owned()) }
+    }
+
+    /// Makes the records say `new`, durably. Records of CMKs that `old` shares are left as they are.
+    fn apply(&self, root: &Secret<32>, old: Option<&KeySet>, new: &State) -> io::Result<()> {
+        let sealer = Sealer::new(root, &new.header);
+        let mut batch = sled::Batch::default();
+        let mut names = BTreeSet::from([HEADER.to_vec(), STATE.to_vec()]);
+        batch.insert(HEADER, new.header.encode(0));
+        batch.insert(STATE, sealer.seal(STATE, &derive::sha256(&new.keys.encode())));
+        for cmk in new.keys.keys() {
+            let name = format!("{KEY_PREFIX}{}", cmk.id.0).into_bytes();
+            if !old.and_then(|old| old.by_number(cmk.number)).is_some_and(|before| Arc::ptr_eq(before, cmk)) {
+                batch.insert(&name[..], sealer.seal(&name, &keyset::encode_cmk(cmk)));
+            }
+            names.insert(name);
+        }
+        for (alias, id) in new.keys.aliases() {
+            debug_assert!(alias.starts_with(ALIAS_PREFIX), "alias records are told apart by their prefix");
+            batch.insert(alias.as_bytes(), sealer.seal(alias.as_bytes(), id.0.as_bytes()));
+            names.insert(alias.as_bytes().to_vec());
+        }
+        for name in self.db.iter().keys() {
+            let name = name.map_err(io::Error::other)?;
+            if !names.contains(&name[..]) {
+                batch.remove(name);
+            }
+        }
+        self.db.apply_batch(batch).map_err(io::Error::other)?;
+        self.db.flush().map_err(io::Error::other)?;
+        self.make_private()
+    }
+
+    // sled makes its files by the process's umask.
+    fn make_private(&self) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
+            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// A keystore that is open for this process alone, but not unlocked.
+pub struct LockedKeystore {
+    dir: PathBuf,
+    // Either the records and their header, or why they cannot be used.
+    records: Result<(Records, Header), String>,
+    bundle: Result<Loaded, KeystoreError>,
+    lock: File,
+}
+
+/// An unlocked keystore, open for this process alone. Its mutators are in `control` and `access`.
+pub struct Keystore {
+    pub(super) dir: PathBuf,
+    pub(super) root: Secret<32>,
+    pub(super) state: State,
+    /// The slot that opened it.
+    pub(super) unlocked_by: u32,
+    records: Records,
+    next_generation: u64,
+    in_doubt: Option<String>,
+    restored: Option<String>,
+    // Last: the records are closed before the lock is released.
+    _lock: File,
+}
+
+impl LockedKeystore {
+    /// The keystore's uuid and slots, from whichever source is newer.
+    pub fn header(&self) -> &Header {
+        match (&self.records, &self.bundle) {
+            (Ok((_, records)), Ok(loaded)) if loaded.bundle.header.generation > records.generation => {
+                &loaded.bundle.header
+            }
+            (Ok((_, records)), _) => records,
+            (Err(_), Ok(loaded)) => &loaded.bundle.header,
+            (Err(_), Err(_)) => unreachable!("opening refuses a keystore without records and without bundle"),
+        }
+    }
+
+    /// Unlocks it, and repairs records or bundle if one of them is missing, damaged or older than the other.
+    ///
+    /// # Errors
+    /// [`KeystoreError::WrongSecret`]; [`KeystoreError::Damaged`] if neither source is whole; [`KeystoreError::Io`].
+    pub fn unlock(self, secret: &UnlockSecret) -> Result<Keystore, KeystoreError> {
+        let (root, unlocked_by) = self.header().unlock(secret)?;
+        let bundle_path = self.dir.join(BUNDLE_NAME);
+        let from_records = self.records.and_then(|(records, header)| {
+            let keys = records.load(&root, &header)?;
+            Ok((records, State { header, keys: Arc::new(keys) }))
+        });
+        let from_bundle = self.bundle.and_then(|loaded| {
+            let keys = loaded.bundle.open(&root);
+            let keys = keys.ok_or_else(|| KeystoreError::damaged(&bundle_path, "its state does not authenticate"))?;
+            Ok((State { header: loaded.bundle.header, keys: Arc::new(keys) }, loaded.from_old))
+        });
+        let (records, state, restored) = match (from_records, from_bundle) {
+            (Ok((records, state)), Ok((bundle, from_old))) if bundle.header.generation <= state.header.generation => {
+                if from_old || bundle.header != state.header {
+                    log::warn!("{} was not the newest; writing it anew", bundle_path.display());
+                    mirror(&bundle_path, &state, &root)?;
+                }
+                (records, state, None)
+            }
+            (Ok((records, state)), Err(error)) => {
+                log::warn!("{error}; writing the bundle anew from the records");
+                mirror(&bundle_path, &state, &root)?;
+                (records, state, None)
+            }
+            (Ok((records, _)), Ok((mut state, _))) => {
+                state.header.is_subset = false;
+                write_records(&records, &state, &root)?;
+                (records, state, Some("its records were older than the bundle".to_owned()))
+            }
+            (Err(reason), Ok((mut state, _))) => {
+                state.header.is_subset = false;
+                let records = replace_records(&self.dir, &state, &root)?;
+                (records, state, Some(reason))
+            }
+            (Err(reason), Err(_)) => return Err(KeystoreError::damaged(&self.dir.join(RECORDS_NAME), reason)),
+        };
+        if let Some(reason) = &restored {
+            log::warn!("the records of {} were restored from {BUNDLE_NAME}: {reason}", self.dir.display());
+        }
+        let next_generation = state.header.generation + 1;
+        let dir = self.dir;
+        Ok(Keystore {
+            dir,
+            root,
+            state,
+            unlocked_by,
+            records,
+            next_generation,
+            in_doubt: None,
+            restored,
+            _lock: self.lock,
+        })
+    }
+}
+
+fn mirror(path: &Path, state: &State, root: &Secret<32>) -> Result<(), KeystoreError> {
+    bundle_file::replace(path, &bundle::seal(&state.header, &state.keys, root))
+}
+
+fn write_records(records: &Records, state: &State, root: &Secret<32>) -> Result<(), KeystoreError> {
+    records.apply(root, None, state).map_err(KeystoreError::io("write the records in", &records.path))
+}
+
+/// Moves damaged records aside and makes new ones.
+fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<Records, KeystoreError> {
+    let path = dir.join(RECORDS_NAME);
+    if path.exists() {
+        let aside =
+            (key::now()..).map(|time| dir.join(format!("{RECORDS_NAME}.damaged-{time}"))).find(|aside| !aside.exists());
+        let aside = aside.expect("not every second has a damaged keystore");
+        fs::rename(&path, &aside).map_err(KeystoreError::io("move aside", &path))?;
+        log::warn!("the damaged records are kept in {}", aside.display());
+    }
+    let records = fresh_records(dir)?;
+    write_records(&records, state, root)?;
+    bundle_file::sync_dir(dir)?;
+    Ok(records)
+}
+
+fn fresh_records(dir: &Path) -> Result<Records, KeystoreError> {
+    let path = dir.join(RECORDS_NAME);
+    bundle_file::make_private_dir(&path)?;
+    Records::open(&path, Instant::now() + LOCK_WAIT).map_err(|failure| match failure {
+        OpenFailure::Busy => KeystoreError::InUse { dir: dir.to_path_buf(), pid: None },
+        OpenFailure::Damaged(reason) => KeystoreError::damaged(&path, reason),
+    })
+}
+
+impl Keystore {
+    /// Whether there is a keystore in `dir`, in whatever condition.
+    pub fn exists(dir: &Path) -> bool {
+        let bundle = dir.join(BUNDLE_NAME);
+        dir.join(RECORDS_NAME).join("db").exists() || bundle.exists() || bundle_file::old_path(&bundle).exists()
+    }
+
+    /// Makes a keystore without CMKs, with a slot for each of `secrets` and one for a fresh recovery key. A passphrase
+    /// will take about `unlock_ms` milliseconds to try.
+    ///
+    /// # Errors
+    /// [`KeystoreError::AlreadyExists`], [`KeystoreError::InUse`] or [`KeystoreError::Io`]. What had been made is removed.
+    pub fn create(dir: &Path, secrets: &[UnlockSecret], unlock_ms: u32) -> Result<(Self, RecoveryKey), KeystoreError> {
+        bundle_file::make_private_dir(dir)?;
+        let lock = lock::take(dir, Instant::now() + LOCK_WAIT)?;
+        if Self::exists(dir) {
+            return Err(KeystoreError::AlreadyExists(dir.to_path_buf()));
+        }
+        let made = Self::create_locked(dir, secrets, unlock_ms, lock);
+        if made.is_err() {
+            // Best effort: an unfinished keystore has no bundle and holds no key.
+            let _ = fs::remove_dir_all(dir.join(RECORDS_NAME));
+        }
+        made
+    }
+
+    fn create_locked(
+        dir: &Path,
+        secrets: &[UnlockSecret],
+        unlock_ms: u32,
+        lock: File,
+    ) -> Result<(Self, RecoveryKey), KeystoreError> {
+        let (root, recovery, keystore) = (Secret::random(), RecoveryKey::generate(), uuid::Uuid::new_v4());
+        let cost = slots::calibrate(unlock_ms);
+        let recovery_secret = UnlockSecret::RecoveryKey(recovery);
+        let all = secrets.iter().chain(std::iter::once(&recovery_secret));
+        let slots: Vec<Slot> =
+            (1..).zip(all).map(|(id, s)| Slot::seal(id, keystore.as_bytes(), &root, s, cost)).collect();
+        let header = Header { keystore, generation: 1, is_subset: false, slots };
+        let state = State { header, keys: Arc::new(KeySet::default()) };
+        let records = fresh_records(dir)?;
+        write_records(&records, &state, &root)?;
+        mirror(&dir.join(BUNDLE_NAME), &state, &root)?;
+        let dir = dir.to_path_buf();
+        let made = Self {
+            dir,
+            root,
+            state,
+            unlocked_by: 1,
+            records,
+            next_generation: 2,
+            in_doubt: None,
+            restored: None,
+            _lock: lock,
+        };
+        let UnlockSecret::RecoveryKey(recovery) = recovery_secret else { unreachable!("it was made as one above") };
+        Ok((made, recovery))
+    }
+
+    /// Opens a keystore for this process alone, waiting up to 3 seconds for another one to let go of it.
+    ///
+    /// # Errors
+    /// [`KeystoreError::NotFound`], [`KeystoreError::InUse`], [`KeystoreError::Foreign`] if records and bundle belong to
+    /// different keystores, [`KeystoreError::UnsupportedVersion`], or [`KeystoreError::Damaged`] if nothing is readable.
+    pub fn open(dir: &Path) -> Result<LockedKeystore, KeystoreError> {
+        if !Self::exists(dir) {
+            return Err(KeystoreError::NotFound(dir.to_path_buf()));
+        }
+        let deadline = Instant::now() + LOCK_WAIT;
+        let lock = lock::take(dir, deadline)?;
+        let bundle_path = dir.join(BUNDLE_NAME);
+        let bundle = match bundle_file::load(&bundle_path) {
+            Err(error @ KeystoreError::UnsupportedVersion { .. }) => return Err(error),
+            loaded => loaded,
+        };
+        let path = dir.join(RECORDS_NAME);
+        let records = if path.join("db").exists() {
+            match Records::open(&path, deadline) {
+                Ok(records) => records.header().map(|header| (records, header)),
+                Err(OpenFailure::Busy) => return Err(KeystoreError::InUse { dir: dir.to_path_buf(), pid: None }),
+                Err(OpenFailure::Damaged(reason)) => Err(reason),
+            }
+        } else {
+            Err("the records are missing".to_owned())
+        };
+        match (&records, &bundle) {
+            (Ok((_, header)), Ok(loaded)) if header.keystore != loaded.bundle.header.keystore => {
+                let (expected, found) = (header.keystore.to_string(), loaded.bundle.header.keystore.to_string());
+                Err(KeystoreError::Foreign { path: bundle_path, expected, found })
+            }
+            (Err(reason), Err(error)) if bundle_file::is_missing(error) => Err(KeystoreError::damaged(&path, reason)),
+            (Err(_), Err(_)) => bundle.map(|_| unreachable!("it is an error")),
+            _ => Ok(LockedKeystore { dir: dir.to_path_buf(), records, bundle, lock }),
+        }
+    }
+
+    /// Why the records had to be restored from the bundle when it was opened, if they had to.
+    pub fn restored(&self) -> Option<&str> {
+        self.restored.as_deref()
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its header: uuid, generation and slots.
+    pub fn header(&self) -> &Header {
+        &self.state.header
+    }
+
+    /// The CMKs and aliases as they are now.
+    pub fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.state.keys)
+    }
+
+    pub(super) fn bundle_path(&self) -> PathBuf {
+        self.dir.join(BUNDLE_NAME)
+    }
+
+    /// Replaces slots and keys in records and bundle. On error nothing has changed, but for [`KeystoreError::InDoubt`].
+    pub(super) fn commit(&mut self, slots: Vec<Slot>, keys: KeySet) -> Result<(), KeystoreError> {
+        if let Some(reason) = &self.in_doubt {
+            return Err(KeystoreError::InDoubt { path: self.dir.clone(), reason: reason.clone() });
+        }
+        let header =
+            Header { keystore: self.state.header.keystore, generation: self.next_generation, is_subset: false, slots };
+        let next = State { header, keys: Arc::new(keys) };
+        let staged = Staged::write(&self.bundle_path(), &bundle::seal(&next.header, &next.keys, &self.root))?;
+        // A generation is used once, even if the change fails: a mount may have seen it.
+        self.next_generation += 1;
+        let applied = self.records.apply(&self.root, Some(&self.state.keys), &next);
+        let applied = applied.map_err(KeystoreError::io("write the records in", &self.records.path));
+        if let Err(error) = applied.and_then(|()| staged.publish()) {
+            return match self.records.apply(&self.root, None, &self.state) {
+                Ok(()) => Err(error),
+                Err(_) => {
+                    let reason = error.to_string();
+                    self.in_doubt = Some(reason.clone());
+                    Err(KeystoreError::InDoubt { path: self.dir.clone(), reason })
+                }
+            };
+        }
+        self.state = next;
+        Ok(())
+    }
+}

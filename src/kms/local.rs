@@ -1,0 +1,251 @@
+//! The embedded KMS behind [`Kms`]: an immutable snapshot of keys, swapped as a whole when the bundle changes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use super::blob::{self, Blob, Origin};
+use super::bundle::{self, Bundle, Header};
+use super::key::{Cmk, Operation};
+use super::keyset::KeySet;
+use super::slots::UnlockSecret;
+use super::{
+    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeystoreError, Kms, KmsError, bundle_file,
+};
+use crate::crypto::{DataKey, Secret};
+
+/// How often a watcher looks at the bundle.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { inode: metadata.ino(), len: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
+    }
+}
+
+struct Source {
+    path: PathBuf,
+    root: Secret<32>,
+    keystore: Uuid,
+    // The header that came with the keys in use.
+    header: Mutex<Header>,
+    seen: Mutex<Option<Stamp>>,
+}
+
+/// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
+pub struct LocalKms {
+    keys: RwLock<Arc<KeySet>>,
+    generation: AtomicU64,
+    source: Option<Source>,
+}
+
+impl LocalKms {
+    /// A KMS over these keys, which never change.
+    pub fn fixed(keys: Arc<KeySet>) -> Self {
+        Self { keys: RwLock::new(keys), generation: AtomicU64::new(0), source: None }
+    }
+
+    /// A KMS over a bundle file, that of a keystore or that of a volume. If it is missing or damaged, the generation
+    /// before it is used, with a warning.
+    ///
+    /// # Errors
+    /// [`KeystoreError::WrongSecret`], [`KeystoreError::Damaged`], [`KeystoreError::UnsupportedVersion`] or
+    /// [`KeystoreError::Io`].
+    pub fn open_bundle(path: &Path, secret: &UnlockSecret) -> Result<Self, KeystoreError> {
+        // Taken before reading, so that a change in between is noticed later.
+        let seen = Stamp::of(path);
+        let bundle = bundle_file::load(path)?.bundle;
+        let (root, _) = bundle.header.unlock(secret)?;
+        let keys = bundle.open(&root).ok_or_else(|| KeystoreError::damaged(path, "its state does not authenticate"))?;
+        let Bundle { header, .. } = bundle;
+        let generation = AtomicU64::new(header.generation);
+        let keystore = header.keystore;
+        let source =
+            Source { path: path.to_path_buf(), root, keystore, header: Mutex::new(header), seen: Mutex::new(seen) };
+        Ok(Self { keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
+    }
+
+    /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
+    pub fn ephemeral() -> (Self, KeyId) {
+        let mut keys = KeySet::default();
+        let cmk = Cmk::generate(keys.free_number(), "ephemeral");
+        let id = cmk.id.clone();
+        keys.put(cmk);
+        (Self::fixed(Arc::new(keys)), id)
+    }
+
+    /// The keys as they are now.
+    pub fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.keys.read())
+    }
+
+    /// The generation of the keystore in use; it grows when a change arrives.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Reads the bundle again if it looks different. Whether it was read.
+    ///
+    /// # Errors
+    /// [`KeystoreError`] says why the new file was not taken; the keys in use stay, and the same file is not tried again.
+    pub fn refresh_if_changed(&self) -> Result<bool, KeystoreError> {
+        let Some(source) = &self.source else { return Ok(false) };
+        let mut seen = source.seen.lock();
+        let stamp = Stamp::of(&source.path);
+        if stamp == *seen {
+            return Ok(false);
+        }
+        *seen = stamp;
+        let bundle = bundle_file::read(&source.path)?;
+        let (header, path) = (&bundle.header, source.path.clone());
+        if header.keystore != source.keystore {
+            let (expected, found) = (source.keystore.to_string(), header.keystore.to_string());
+            return Err(KeystoreError::Foreign { path, expected, found });
+        }
+        if header.generation < self.generation() {
+            return Err(KeystoreError::RolledBack { path, known: self.generation(), found: header.generation });
+        }
+        let keys = bundle
+            .open(&source.root)
+            .ok_or_else(|| KeystoreError::damaged(&path, "its state does not authenticate"))?;
+        *self.keys.write() = Arc::new(keys);
+        self.generation.store(header.generation, Ordering::Release);
+        *source.header.lock() = bundle.header;
+        Ok(true)
+    }
+
+    /// Brings a volume's copy of the keystore up to date: the CMKs that it has already, and `key`. Whether it was written:
+    /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Kms`] if `key` does not exist, or [`KeystoreError::Io`].
+    pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
+        let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
+        let header = Header { is_subset: true, ..source.header.lock().clone() };
+        let keys = self.keys();
+        let mut ids = vec![keys.resolve(&key.0)?.id.clone()];
+        if let Ok(former) = bundle_file::read(copy) {
+            if former.header.keystore != header.keystore || former.header.generation >= header.generation {
+                return Ok(false);
+            }
+            let former = former.open(&source.root).unwrap_or_default();
+            ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
+        }
+        bundle_file::replace(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
+        Ok(true)
+    }
+
+    fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
+        let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let Origin { number, version } = blob.origin;
+        let invalid = KmsError::InvalidCiphertext;
+        let cmk = keys.by_number(number).ok_or(invalid(InvalidCiphertext::UnknownKey(number)))?;
+        cmk.require(Operation::Unwrap)?;
+        let version = cmk.version(version).ok_or(invalid(InvalidCiphertext::UnknownVersion(number, version)))?;
+        let data_key = blob.open(&version.material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
+        Ok((data_key, Arc::clone(cmk)))
+    }
+
+    fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
+        cmk.require(Operation::Wrap)?;
+        let version = cmk.newest();
+        let origin = Origin { number: cmk.number, version: version.number };
+        Ok(blob::seal(origin, &version.material, data_key, context))
+    }
+}
+
+impl Kms for LocalKms {
+    fn generate_data_key(
+        &self,
+        _caller: &Caller,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(DataKey, CiphertextBlob), KmsError> {
+        let keys = self.keys();
+        let data_key = DataKey::random();
+        let blob = Self::wrap(keys.resolve(&key.0)?, &data_key, context)?;
+        Ok((data_key, blob))
+    }
+
+    fn decrypt(&self, _caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+        Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
+    }
+
+    fn re_encrypt(
+        &self,
+        _caller: &Caller,
+        blob: &[u8],
+        from_context: &EncryptionContext,
+        to_key: Option<&KeyId>,
+        to_context: &EncryptionContext,
+    ) -> Result<CiphertextBlob, KmsError> {
+        let keys = self.keys();
+        let (data_key, own) = Self::unwrap(&keys, blob, from_context)?;
+        let target = to_key.map_or(Ok(&own), |key| keys.resolve(&key.0))?;
+        Self::wrap(target, &data_key, to_context)
+    }
+
+    fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {
+        let origin = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let keys = self.keys();
+        let cmk = keys.resolve(&key.0)?;
+        Ok(origin == Origin { number: cmk.number, version: cmk.newest().number })
+    }
+}
+
+/// A thread that brings changes of the bundle into a [`LocalKms`]. It ends when this is dropped.
+pub struct BundleWatcher {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BundleWatcher {
+    /// Starts watching, every [`WATCH_INTERVAL`]. After each change `changed` is called, on the watching thread.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(kms: Arc<LocalKms>, changed: impl Fn(&LocalKms) + Send + 'static) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let watch = move || {
+            while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                match kms.refresh_if_changed() {
+                    Ok(true) => {
+                        log::info!("the keystore changed; generation {} is in use", kms.generation());
+                        changed(&kms);
+                    }
+                    Ok(false) => {}
+                    Err(error) => log::warn!("{error}; the keys read before stay in use"),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("kmsfs-keys".into()).spawn(watch)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for BundleWatcher {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics only if refreshing does, which the hook has reported.
+            let _ = thread.join();
+        }
+    }
+}

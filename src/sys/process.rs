@@ -1,0 +1,36 @@
+//! The state of the whole process: identity, limits, secrecy of memory.
+
+use std::io;
+
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+/// The effective user id.
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The effective group id.
+pub fn effective_gid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
+/// Keeps the memory of this process out of core dumps and away from other processes of its user
+/// (PR_SET_DUMPABLE, prctl(2), and a core limit of nothing).
+pub fn protect_memory() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// Raises the limit of open files to what the hard limit allows; returns it.
+pub fn raise_open_files() -> io::Result<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Clears the file mode creation mask, so that modes arrive as the caller's umask left them.
+pub fn clear_umask() {
+    rustix::process::umask(Mode::empty());
+}
