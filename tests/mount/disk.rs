@@ -27,7 +27,7 @@ impl Disk {
         let mut disk = Disk { folder, mounted: false };
         File::create(disk.image()).and_then(|image| image.set_len(mebibytes << 20)).expect("disk image");
         fs::create_dir(disk.dir()).expect("mountpoint of the disk");
-        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(disk.image()));
+        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256"]).arg(disk.image()));
         disk.mount();
         disk
     }

@@ -31,6 +31,7 @@ fn a_file_of_one_tebibyte_costs_what_was_written() {
         assert_eq!(&end, b"\0\0\0\0\0\0\0middle\0\0\0\0\0\0\0");
         file.read_exact_at(&mut end, 12_345_678_901).expect("read");
         assert_eq!(end, [0; 20]);
+        drop(file);
         place.remount(&[]);
     }
     let file = open_rw(&path);
@@ -63,6 +64,7 @@ fn seek_finds_holes_and_data() {
         assert_eq!(data(2 << 20), Err(Errno::NXIO), "no data behind the last");
         assert_eq!(hole(2 << 20), Ok(2 << 20));
         assert_eq!((data(4 << 20), hole(4 << 20)), (Err(Errno::NXIO), Err(Errno::NXIO)), "at the end");
+        drop(file);
         place.remount(&[]);
     }
 }
