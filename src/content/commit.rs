@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
+
 use super::file::{Cache, Content, Form, State};
-use super::geometry::{BLOCK, GROUP_BLOCKS, backing_len, block_at, group_of, len_of, meta_at, slot_of};
-use super::meta::{Entry, Seal, flag};
+use super::geometry::{GROUP_BLOCKS, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
+use super::meta::flag;
 use super::{BackingFile, Error};
-use crate::crypto::derive::group_keys;
-use crate::crypto::{BlockAad, Nonce, Suite, random};
+use crate::crypto::{Nonce, random};
 
 impl<B: BackingFile> Content<B> {
     /// Puts everything on the backing file. It waits for the disk where [`super::ContentState::needs_barrier`] says so.
@@ -33,7 +34,7 @@ impl<B: BackingFile> Content<B> {
             } else {
                 self.backing.sync_data()?
             }
-            self.unsynced.store(false, Ordering::Release);
+            self.synced(&mut state);
             state.durable = state.backing_len > 0;
             // What is on the disk needs no previous part. These pages need no sync: with or without them, all is well.
             self.settle_in(&mut state)
@@ -51,7 +52,7 @@ impl<B: BackingFile> Content<B> {
         let result = self.commit_in(&mut state).and_then(|()| {
             if self.unsettled.load(Ordering::Acquire) {
                 if self.unsynced.load(Ordering::Acquire) {
-                    self.barrier(&state)?;
+                    self.barrier(&mut state)?;
                 }
                 self.settle_in(&mut state)?;
             }
@@ -61,19 +62,22 @@ impl<B: BackingFile> Content<B> {
         result
     }
 
-    /// Drops previous parts and the previous size; the data must be durable.
+    /// Drops previous parts and the previous size; the data must be durable, and nothing pending.
     pub(super) fn settle_in(&self, state: &mut State) -> Result<(), Error> {
-        if matches!(state.form, Form::Paged) {
+        if matches!(state.form, Form::Paged) && state.cut.is_none() {
             let mut cache = self.cache.lock();
-            for group in cache.groups.values_mut() {
-                group.settle();
+            let Cache { groups, dirty, .. } = &mut *cache;
+            for (number, group) in groups {
+                if group.settle() {
+                    dirty.insert(*number);
+                }
             }
             drop(cache);
             if state.old_size != state.size {
                 state.old_size = state.size;
                 state.header_dirty = true;
             }
-            self.write_pages(state)?;
+            self.write_pages(state, false)?;
         }
         self.unsettled.store(false, Ordering::Release);
         Ok(())
@@ -86,85 +90,149 @@ impl<B: BackingFile> Content<B> {
         if !matches!(state.form, Form::Paged) {
             return self.commit_inline(state);
         }
-        let waiting = !self.cache.lock().pending.is_empty();
         let wanted = backing_len(state.size);
-        if waiting && self.unsynced.load(Ordering::Acquire) {
-            // What a previous part will describe must be on the disk before its page is.
-            self.barrier(state)?;
-        }
+        let waiting = {
+            let cache = self.cache.lock();
+            if !state.limbo && !state.header_dirty && cache.is_clean() && state.backing_len == wanted {
+                return Ok(());
+            }
+            !cache.pending.is_empty()
+        };
+        state.limbo = true;
         if state.backing_len < wanted {
             // Before the tail is overwritten: a tail that is longer than the file would be lost.
             self.backing.set_len(wanted)?;
             state.backing_len = wanted;
+            self.unsynced.store(true, Ordering::Release);
         }
-        if state.converting {
-            // The pages that replace the inline form must not be there before the blocks are.
+        let grows = state.size > state.page_size;
+        if (waiting && self.unsynced.load(Ordering::Acquire)) || (state.doubt && (waiting || grows)) {
+            // What a previous part will describe must be on the disk before its page is, and old bytes must be gone
+            // before a page tells of what comes in their place.
             self.barrier(state)?;
         }
-        let wrote = self.write_pages(state)?;
+        self.write_pending(state, true)?;
+        if state.risky || (state.converting && self.unsynced.load(Ordering::Acquire)) {
+            self.barrier(state)?;
+        }
+        self.write_pages(state, waiting)?;
         let cuts = state.backing_len > wanted;
-        if wrote && (waiting || cuts) {
+        if state.pages_unsynced && (cuts || !self.cache.lock().pending.is_empty()) {
             self.barrier(state)?;
         }
-        self.write_pending(state)?;
-        self.cut_to(state, wanted)
+        self.write_pending(state, false)?;
+        self.finish_shrinking(state, wanted)?;
+        state.data_size = state.size;
+        if !self.is_ordered(state) {
+            state.old_size = state.size;
+        }
+        state.limbo = false;
+        Ok(())
     }
 
-    /// Writes the dirty META pages, the first one last. False if there were none.
-    fn write_pages(&self, state: &mut State) -> Result<bool, Error> {
+    /// Cuts what lies behind the end, and forgets it in the last group.
+    fn finish_shrinking(&self, state: &mut State, wanted: u64) -> Result<(), Error> {
+        if state.backing_len > wanted {
+            if self.unsynced.load(Ordering::Acquire) {
+                // The old tail, which is longer, must not be needed any more.
+                self.barrier(state)?;
+            }
+            self.cut_to(state, wanted)?;
+        }
+        if !std::mem::take(&mut state.shrunk) {
+            return Ok(());
+        }
+        // Only now: had a page with these blocks cleared been on the disk before page 0 with the new size was, they would be zeros in
+        // a file of the old size.
+        let end = blocks_in(state.size);
+        let number = group_of(end - 1);
+        let mut cache = self.cache_with(state, number)?;
+        let Cache { groups, dirty, guard, .. } = &mut *cache;
+        let group = groups.get_mut(&number).expect("loaded above");
+        if group.clear_from(end - number * GROUP_BLOCKS) {
+            dirty.insert(number);
+            *guard = true;
+        }
+        drop(cache);
+        self.write_pages(state, false)
+    }
+
+    /// Writes the dirty META pages, the first one last. `waiting`: blocks wait for them.
+    fn write_pages(&self, state: &mut State, waiting: bool) -> Result<(), Error> {
         let mut cache = self.cache.lock();
-        if state.header_dirty && !cache.groups.contains_key(&0) {
-            let first = self.load_group(state, 0, &mut cache)?;
-            cache.groups.insert(0, first);
+        if state.header_dirty {
+            if !cache.groups.contains_key(&0) {
+                let first = self.load_group(state, 0, &mut cache)?;
+                cache.groups.insert(0, first);
+            }
+            cache.dirty.insert(0);
         }
-        let mut dirty: Vec<u64> =
-            cache.groups.iter().filter(|(_, group)| group.dirty).map(|(number, _)| *number).collect();
-        if state.header_dirty && !dirty.contains(&0) {
-            dirty.push(0);
-        }
-        if dirty.is_empty() {
-            return Ok(false);
-        }
-        dirty.sort_unstable_by(|a, b| b.cmp(a));
+        let dirty: Vec<u64> = cache.dirty.iter().rev().copied().collect();
         let mut nonces: Vec<Nonce> = Vec::new();
         random::nonces(&mut nonces, dirty.len());
         for (number, nonce) in dirty.iter().zip(&nonces) {
-            let group = cache.groups.get_mut(number).expect("dirty groups stay in memory");
-            if *number == 0 {
-                self.fill_header(state, &mut group.meta);
-                group.meta.flags &= !flag::SPARSE;
-                group.meta.flags |= if state.sparse { flag::SPARSE } else { 0 };
-                if group.meta.previous_size != group.meta.size {
-                    self.unsettled.store(true, Ordering::Release);
-                }
+            if *number == 0 && cache.guard && state.size > state.page_size {
+                drop(cache);
+                self.barrier(state)?;
+                cache = self.cache.lock();
+                cache.guard = false;
             }
-            // A page that may or may not have been written is as good as one that has not: both are whole.
-            let page = group.meta.seal(&group.keys.meta, nonce);
-            self.backing.write_at(&page[..], meta_at(*number))?;
-            group.on_backing |= group.meta.written;
-            group.dirty = false;
-            state.backing_len = state.backing_len.max(meta_at(*number).0 + page.len() as u64);
+            self.write_page(state, &mut cache, *number, nonce, waiting)?;
         }
-        state.header_dirty = false;
-        state.converting = false;
-        if !state.durable {
-            state.old_size = state.size;
-        }
-        Ok(true)
+        // Whoever lets the file grow next must know that such a page may not be on the disk.
+        state.doubt |= std::mem::take(&mut cache.guard);
+        Ok(())
     }
 
-    /// Writes the sealed blocks that waited, in runs.
-    fn write_pending(&self, state: &mut State) -> Result<(), Error> {
-        let mut cache = self.cache.lock();
-        if cache.pending.is_empty() {
-            return Ok(());
+    fn write_page(
+        &self,
+        state: &mut State,
+        cache: &mut MutexGuard<'_, Cache>,
+        number: u64,
+        nonce: &Nonce,
+        waiting: bool,
+    ) -> Result<(), Error> {
+        let group = cache.groups.get_mut(&number).expect("dirty groups stay in memory");
+        if number == 0 {
+            self.fill_header(state, &mut group.meta, waiting);
+            group.meta.flags &= !flag::SPARSE;
+            group.meta.flags |= if state.sparse { flag::SPARSE } else { 0 };
+            if group.meta.previous_size != group.meta.size {
+                self.unsettled.store(true, Ordering::Release);
+            }
         }
-        self.unsynced.store(true, Ordering::Release);
-        let blocks: Vec<u64> = cache.pending.keys().copied().collect();
+        // A page that may or may not have been written is as good as one that has not: both are whole.
+        let page = group.meta.seal(&group.keys.meta, nonce);
+        state.pages_unsynced = true;
+        self.backing.write_at(&page[..], meta_at(number))?;
+        group.page_written = group.meta.written;
+        group.on_backing |= group.meta.written;
+        if !self.is_ordered(state) {
+            group.on_backing = group.meta.written;
+        }
+        cache.dirty.remove(&number);
+        state.backing_len = state.backing_len.max(meta_at(number).0 + page.len() as u64);
+        if number == 0 {
+            state.page_size = state.size;
+            state.header_dirty = false;
+            state.converting = false;
+        }
+        Ok(())
+    }
+
+    /// Writes the sealed blocks that waited, in runs; with `holes`, only those that the pages on the backing file do not know.
+    fn write_pending(&self, state: &mut State, holes: bool) -> Result<(), Error> {
+        let mut cache = self.cache.lock();
+        let known = |block: u64| cache.groups[&group_of(block)].on_backing >> slot_of(block) & 1 == 1;
+        let blocks: Vec<u64> = cache.pending.keys().copied().filter(|block| !holes || !known(*block)).collect();
         let follows = |a: &u64, b: &u64| *b == *a + 1 && group_of(*a) == group_of(*b);
+        let mut bytes = Vec::new();
         for run in blocks.chunk_by(follows) {
-            let bytes: Vec<u8> = run.iter().flat_map(|block| cache.pending[block].iter().copied()).collect();
+            bytes.clear();
+            run.iter().for_each(|block| bytes.extend_from_slice(&cache.pending[block]));
             let at = block_at(run[0]);
+            self.unsynced.store(true, Ordering::Release);
+            state.risky |= holes && self.is_ordered(state);
             self.backing.write_at(&bytes, at)?;
             state.backing_len = state.backing_len.max(at.0 + bytes.len() as u64);
             for block in run {
@@ -174,42 +242,47 @@ impl<B: BackingFile> Content<B> {
         Ok(())
     }
 
-    /// Gives a group a fresh salt and seals all its blocks anew.
-    pub(super) fn resalt(&self, state: &mut State, group: u64) -> Result<(), Error> {
-        // One previous salt is all a page can tell of.
-        self.commit_in(state)?;
-        self.barrier(state)?;
-        self.settle_in(state)?;
-        let first = group * GROUP_BLOCKS;
-        let mut plain = zeroize::Zeroizing::new(vec![0; (GROUP_BLOCKS * BLOCK) as usize]);
-        let len = self.read_in(state, first * BLOCK, &mut plain)?;
-        let mut nonces = Vec::new();
-        random::nonces(&mut nonces, GROUP_BLOCKS as usize);
-        let salt = random::array();
-        let mut cache = self.cache.lock();
-        let Cache { groups, pending } = &mut *cache;
-        let group = groups.get_mut(&group).expect("the group was read, under the lock for writing");
-        group.meta.previous_salt = std::mem::replace(&mut group.meta.salt, salt);
-        group.keys = group_keys(&self.key, group.meta.group, &salt).into();
-        group.meta.flags |= flag::RESALT;
-        group.meta.seals = 0;
-        group.dirty = true;
-        for (i, plain) in plain[..len].chunks(BLOCK as usize).enumerate() {
-            let block = first + i as u64;
-            let slot = slot_of(block);
-            if !group.meta.is_written(slot) {
-                continue;
-            }
-            let aad = BlockAad { number: block, len: len_of(block, state.size) as u32, suite: Suite::Gcm4k };
-            let mut sealed = vec![0; plain.len()].into_boxed_slice();
-            let tag = group.keys.block.seal(&nonces[i], &aad.encode(), plain, &mut sealed);
-            pending.insert(block, sealed);
-            let previous = group.meta.entries[slot].current;
-            group.meta.entries[slot] = Entry { current: Seal { nonce: nonces[i], tag }, previous };
-            group.meta.previous |= 1 << slot;
-            group.meta.seals += 1;
+    /// Waits until everything on the backing file is on the disk, where that is promised.
+    pub(super) fn barrier(&self, state: &mut State) -> Result<(), Error> {
+        if self.is_ordered(state) {
+            self.backing.sync_data()?;
+            self.synced(state);
         }
-        self.unsettled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Everything on the backing file is on the disk.
+    fn synced(&self, state: &mut State) {
+        self.unsynced.store(false, Ordering::Release);
+        (state.doubt, state.risky, state.pages_unsynced) = (false, false, false);
+        state.old_size = state.data_size;
+        for group in self.cache.lock().groups.values_mut() {
+            group.on_backing = group.page_written;
+        }
+    }
+
+    /// Before every change: what an error left undone is done, and what a crash left behind the end is cut.
+    pub(super) fn make_ready(&self, state: &mut State) -> Result<(), Error> {
+        Self::refuse_cut(state)?;
+        if state.heal {
+            self.barrier(state)?;
+            self.commit_in(state)?;
+            self.cut_to(state, backing_len(state.size))?;
+            if state.pages_unsynced {
+                // Before the backing file grows: the larger size would hold then.
+                self.barrier(state)?;
+            }
+            state.heal = false;
+        }
+        if state.limbo { self.commit_in(state) } else { Ok(()) }
+    }
+
+    pub(super) fn cut_to(&self, state: &mut State, len: u64) -> Result<(), Error> {
+        if state.backing_len > len {
+            self.backing.set_len(len)?;
+            state.backing_len = len;
+            state.doubt = true;
+        }
         Ok(())
     }
 }

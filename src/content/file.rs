@@ -1,13 +1,13 @@
 //! The open content of a file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::geometry::{CipherOffset, INLINE_MAX, INLINE_META, META, backing_len};
+use super::geometry::{BLOCK, CipherOffset, INLINE_MAX, INLINE_META, META, backing_len, blocks_in, group_of};
 use super::group::Group;
 use super::meta::{MIRROR_LEN, Meta, flag};
 use super::{BackingFile, Durability, Error};
@@ -56,8 +56,12 @@ pub(super) enum Form {
 pub(super) struct State {
     /// Plain size in bytes.
     pub size: u64,
-    /// The size that a crash could bring back.
+    /// The size that a crash could bring back: what is surely on the disk was sealed for a file of this size.
     pub old_size: u64,
+    /// The size that the blocks on the backing file were sealed for.
+    pub data_size: u64,
+    /// The size in page 0 on the backing file.
+    pub page_size: u64,
     pub form: Form,
     /// Length of the backing file, in bytes.
     pub backing_len: u64,
@@ -69,6 +73,18 @@ pub(super) struct State {
     pub durable: bool,
     /// Page 0 on the backing file is still that of the inline form.
     pub converting: bool,
+    /// A commit failed half way: what it began must be done before anything is changed again.
+    pub limbo: bool,
+    /// A crash left something behind the end, or a larger size in page 0.
+    pub heal: bool,
+    /// The last group has blocks behind the end.
+    pub shrunk: bool,
+    /// Blocks that were cleared and bytes that were cut may still be there on the disk.
+    pub doubt: bool,
+    /// Blocks were written over bytes that may not be zeros: they must be on the disk before their page is.
+    pub risky: bool,
+    /// META pages on the backing file may not be on the disk.
+    pub pages_unsynced: bool,
     /// The backing file is shorter than the authenticated size demands: expected and found length.
     pub cut: Option<(u64, u64)>,
 }
@@ -79,12 +95,29 @@ pub(super) struct Cache {
     pub groups: HashMap<u64, Group>,
     /// Sealed blocks that must not be on the backing file before the META page is.
     pub pending: BTreeMap<u64, Box<[u8]>>,
+    /// Groups whose page on the backing file is older.
+    pub dirty: BTreeSet<u64>,
+    /// One of these pages must be on the disk before page 0 tells of a larger size.
+    pub guard: bool,
+}
+
+impl Cache {
+    /// Whether all of it is on the backing file.
+    pub fn is_clean(&self) -> bool {
+        self.pending.is_empty() && self.dirty.is_empty()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// The content of one file, for all who have it open. Reads run in parallel, writes one at a time.
 pub struct Content<B: BackingFile> {
     pub(super) backing: B,
     pub(super) key: DataKey,
+    commitment: [u8; 32],
     mirror: Option<[u8; MIRROR_LEN]>,
     pub(super) durability: Durability,
     pub(super) max_seals: u64,
@@ -104,6 +137,7 @@ impl<B: BackingFile> Content<B> {
     fn new(backing: B, key: ContentKey, durability: Durability, state: State) -> Self {
         Self {
             backing,
+            commitment: derive::commitment(&key.key),
             key: key.key,
             mirror: key.mirror,
             durability,
@@ -141,23 +175,23 @@ impl<B: BackingFile> Content<B> {
         let found = self.backing.read_at(&mut page, CipherOffset(0))?;
         let page = &page[..found];
         let meta = Meta::decode(page, 0)?;
-        let commitment = derive::commitment(&self.key);
-        if !bool::from(commitment.ct_eq(&meta.commitment)) {
+        if !bool::from(self.commitment.ct_eq(&meta.commitment)) {
             return Err(Error::CorruptMeta { group: 0, reason: "it belongs to another data key" });
         }
         let mut state = self.state.write();
         state.backing_len = len;
-        state.durable = true;
+        (state.durable, state.doubt) = (true, true);
         if meta.flags & flag::INLINE != 0 {
             let content = self.open_inline(&meta, page)?;
-            state.size = meta.size;
-            state.old_size = meta.size;
+            (state.size, state.old_size) = (meta.size, meta.size);
             state.form = Form::Inline { content, dirty: false };
+            state.heal = len != backing_len(meta.size);
             return Ok(());
         }
         state.form = Form::Paged;
         state.sparse = meta.flags & flag::SPARSE != 0;
-        (state.size, state.old_size) = (meta.size, meta.previous_size);
+        (state.size, state.page_size) = (meta.size, meta.size);
+        (state.old_size, state.data_size) = (meta.previous_size, meta.size);
         if meta.size <= INLINE_MAX || meta.size > super::MAX_SIZE {
             return Err(Error::CorruptMeta { group: 0, reason: "the size does not fit its form" });
         }
@@ -168,17 +202,38 @@ impl<B: BackingFile> Content<B> {
             {
                 // A growth that was cut short: nothing of it was ever promised.
                 state.size = meta.previous_size;
+                (state.old_size, state.data_size) = (meta.previous_size, meta.previous_size);
                 state.header_dirty = true;
             } else {
                 state.cut = Some((backing_len(meta.size), len));
             }
         }
-        if meta.size != meta.previous_size {
-            self.found_crash();
-        }
+        state.heal = state.cut.is_none() && (len != backing_len(state.size) || state.size != meta.size);
+        let sizes = (meta.size, meta.previous_size);
         let mut cache = self.cache.lock();
         let group = self.admit_page(&state, meta, page, &mut cache)?;
         cache.groups.insert(0, group);
+        drop(cache);
+        if sizes.0 != sizes.1 {
+            self.found_crash();
+            self.find_tail(&mut state)?;
+        }
+        self.publish(&state);
+        Ok(())
+    }
+
+    /// After a crash while the size changed, finds out at once which size the old tail was sealed for: the size in page 0
+    /// that says so is gone with the next commit.
+    fn find_tail(&self, state: &mut State) -> Result<(), Error> {
+        let Some(tail) = blocks_in(state.size.min(state.old_size)).checked_sub(1) else { return Ok(()) };
+        match self.cache_with(state, group_of(tail)) {
+            Ok(cache) if !cache.pending.contains_key(&tail) => return Ok(()),
+            Err(Error::Io(error)) => return Err(error.into()),
+            // Reads of it will fail with the same error.
+            Err(_) => return Ok(()),
+            Ok(_) => {}
+        }
+        state.data_size = state.old_size;
         Ok(())
     }
 
@@ -224,34 +279,28 @@ impl<B: BackingFile> Content<B> {
     /// Keeps [`Content::state`] true; at the end of whatever changed `state`.
     pub(super) fn publish(&self, state: &State) {
         let mut cache = self.cache.lock();
-        let pending: usize = cache.pending.len() * super::geometry::BLOCK as usize;
-        let (dirty, grows_inline) = match &state.form {
+        trim(&mut cache);
+        let pending = cache.pending.len() * BLOCK as usize;
+        let (dirty, waits) = match &state.form {
             Form::Inline { dirty, content } => {
                 let wanted = backing_len(content.len() as u64);
                 (*dirty, *dirty && state.backing_len > 0 && wanted != state.backing_len)
             }
-            Form::Paged => (state.header_dirty || pending > 0 || cache.groups.values().any(|group| group.dirty), false),
+            Form::Paged => {
+                let grows = state.size > state.page_size && (state.doubt || cache.guard);
+                let dirty = state.limbo || state.header_dirty || !cache.is_clean();
+                (dirty, dirty && (pending > 0 || state.converting || state.risky || grows))
+            }
         };
-        trim(&mut cache);
         drop(cache);
-        let ordered = state.durable && self.durability == Durability::Atomic;
         self.dirty.store(dirty, Ordering::Release);
-        self.needs_barrier.store(ordered && (pending > 0 || grows_inline || state.converting), Ordering::Release);
+        self.needs_barrier.store(waits && self.is_ordered(state), Ordering::Release);
         self.pending_bytes.store(pending, Ordering::Release);
     }
 
     /// Whether the order of writes must be told to the disk.
     pub(super) fn is_ordered(&self, state: &State) -> bool {
         state.durable && self.durability == Durability::Atomic
-    }
-
-    /// Waits until everything on the backing file is on the disk, where that is promised.
-    pub(super) fn barrier(&self, state: &State) -> Result<(), Error> {
-        if self.is_ordered(state) {
-            self.backing.sync_data()?;
-            self.unsynced.store(false, Ordering::Release);
-        }
-        Ok(())
     }
 
     /// The cache, with `group` in it.
@@ -261,15 +310,20 @@ impl<B: BackingFile> Content<B> {
             trim(&mut cache);
             let loaded = self.load_group(state, group, &mut cache)?;
             cache.groups.insert(group, loaded);
+            if !cache.is_clean() && state.cut.is_none() {
+                self.dirty.store(true, Ordering::Release);
+            }
         }
         Ok(cache)
     }
 
-    /// What page 0 says of the file as a whole.
-    pub(super) fn fill_header(&self, state: &State, meta: &mut Meta) {
+    /// What page 0 says of the file as a whole. `waiting`: blocks will be overwritten after it.
+    pub(super) fn fill_header(&self, state: &State, meta: &mut Meta, waiting: bool) {
+        let is_first = state.converting || state.page_size == 0;
+        let keeps = !is_first && (waiting || self.is_ordered(state));
         meta.size = state.size;
-        meta.previous_size = if state.durable && !state.converting { state.old_size } else { state.size };
-        meta.commitment = derive::commitment(&self.key);
+        meta.previous_size = if keeps { state.old_size } else { state.size };
+        meta.commitment = self.commitment;
         if let Some(mirror) = self.mirror {
             meta.mirror = mirror;
         }
@@ -281,12 +335,20 @@ impl State {
         Self {
             size: 0,
             old_size: 0,
+            data_size: 0,
+            page_size: 0,
             form: Form::Inline { content: Zeroizing::default(), dirty: false },
             backing_len: 0,
             sparse: false,
             header_dirty: false,
             durable: false,
             converting: false,
+            limbo: false,
+            heal: false,
+            shrunk: false,
+            doubt: false,
+            risky: false,
+            pages_unsynced: false,
             cut: None,
         }
     }
@@ -296,9 +358,10 @@ impl State {
 fn trim(cache: &mut Cache) {
     if cache.groups.len() > MAX_IDLE_GROUPS {
         let mut keep = MAX_IDLE_GROUPS / 2;
-        cache.groups.retain(|number, group| {
+        let Cache { groups, dirty, .. } = cache;
+        groups.retain(|number, group| {
             keep = keep.saturating_sub(1);
-            *number == 0 || keep > 0 || !group.is_idle()
+            *number == 0 || keep > 0 || group.meta.previous != 0 || dirty.contains(number)
         });
     }
 }

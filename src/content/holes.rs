@@ -60,7 +60,7 @@ impl<B: BackingFile> Content<B> {
         if at >= end {
             return Ok(());
         }
-        Self::refuse_cut(state)?;
+        self.make_ready(state)?;
         if let Form::Inline { content, dirty } = &mut state.form {
             content[at as usize..end as usize].fill(0);
             *dirty = true;
@@ -79,6 +79,7 @@ impl<B: BackingFile> Content<B> {
         }
         self.commit_in(state)?;
         self.barrier(state)?;
+        state.doubt = true;
         for hole in holes {
             self.backing.punch_hole(block_at(hole.first), hole.count * BLOCK)?;
         }
@@ -101,6 +102,7 @@ impl<B: BackingFile> Content<B> {
             for block in &blocks {
                 cache.pending.remove(block);
                 cache.groups.get_mut(&group_of(*block)).expect("loaded above").clear(slot_of(*block));
+                cache.dirty.insert(group_of(*block));
             }
             for piece in blocks.chunk_by(|a, b| *b == *a + 1) {
                 holes.push(Run { first: piece[0], count: piece.len() as u64 });

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::file::{Content, Form, State};
-use super::geometry::{CipherOffset, INLINE_META, Run};
+use super::geometry::{CipherOffset, INLINE_MAX, INLINE_META, Run};
 use super::group::Group;
 use super::meta::{Meta, flag};
 use super::{BackingFile, Error};
@@ -11,24 +11,33 @@ use crate::crypto::derive::group_keys;
 use crate::crypto::random;
 
 impl<B: BackingFile> Content<B> {
-    /// Inline content becomes block 0. The page of the inline form stays until the next commit replaces it.
-    pub(super) fn become_paged(&self, state: &mut State) -> Result<(), Error> {
-        let Form::Inline { content, dirty } = std::mem::replace(&mut state.form, Form::Paged) else { return Ok(()) };
+    /// Inline content becomes block 0, and `grow` makes the file larger than an inline one can be. The page of the inline form
+    /// stays until the next commit replaces it.
+    pub(super) fn become_paged(
+        &self,
+        state: &mut State,
+        grow: impl FnOnce(&mut State) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Form::Inline { content, .. } = std::mem::replace(&mut state.form, Form::Paged) else {
+            return grow(state);
+        };
         self.cache.lock().groups.insert(0, Group::fresh(&self.key, 0));
-        let was_converting = std::mem::replace(&mut state.converting, state.backing_len > 0);
+        state.converting = state.backing_len > 0;
+        state.page_size = 0;
         state.header_dirty = true;
-        if content.is_empty() {
-            return Ok(());
-        }
         let run = Run { first: 0, count: 1 };
-        let written = self.write_run(state, run, 0, &content, content.len() as u64);
-        if written.is_err() {
-            self.cache.lock().groups.clear();
-            state.form = Form::Inline { content, dirty };
-            state.converting = was_converting;
-            state.header_dirty = false;
+        let first = match content.len() {
+            0 => Ok(()),
+            _ => self.write_run(state, run, 0, &content, content.len() as u64),
+        };
+        let result = first.and_then(|()| grow(state));
+        if result.is_err() && state.size <= INLINE_MAX {
+            // The next commit cuts what is there by now.
+            self.cache.lock().clear();
+            state.form = Form::Inline { content, dirty: true };
+            (state.converting, state.header_dirty) = (false, false);
         }
-        written
+        result
     }
 
     /// A paged file becomes inline, cut to `size` bytes: the page over META page 0, a barrier, then the cut.
@@ -36,20 +45,20 @@ impl<B: BackingFile> Content<B> {
         let mut content = Zeroizing::new(vec![0; size as usize]);
         self.read_in(state, 0, &mut content)?;
         let sealed = self.seal_inline(&content);
-        // The order is kept by the barriers, and nothing in memory changes before all is done.
+        // If this fails, the page is there or is not: it is replaced either way.
+        state.header_dirty = true;
         self.backing.write_at(&sealed, CipherOffset(0))?;
+        self.cache.lock().clear();
         let len = sealed.len() as u64;
-        {
-            let mut cache = self.cache.lock();
-            cache.groups.clear();
-            cache.pending.clear();
-        }
-        state.form = Form::Inline { content, dirty: false };
-        (state.size, state.old_size) = (size, size);
-        (state.sparse, state.header_dirty, state.converting) = (false, false, false);
+        // Dirty until the rest is cut, so that a commit tries that again.
+        state.form = Form::Inline { content, dirty: true };
+        (state.size, state.old_size, state.data_size, state.page_size) = (size, size, size, 0);
+        (state.sparse, state.header_dirty, state.converting, state.risky) = (false, false, false, false);
         state.backing_len = state.backing_len.max(len);
         self.barrier(state)?;
-        self.cut_to(state, len)
+        self.cut_to(state, len)?;
+        self.inline_is_clean(state);
+        Ok(())
     }
 
     /// The bytes of an inline file: a fresh salt each time.
@@ -59,7 +68,7 @@ impl<B: BackingFile> Content<B> {
         meta.flags = flag::INLINE;
         let size = content.len() as u64;
         let state = State { size, old_size: size, ..State::empty() };
-        self.fill_header(&state, &mut meta);
+        self.fill_header(&state, &mut meta, false);
         let keys = group_keys(&self.key, 0, &salt);
         meta.seal_inline(&keys.block, &random::array(), content)
     }
@@ -82,18 +91,14 @@ impl<B: BackingFile> Content<B> {
             self.barrier(state)?;
             self.cut_to(state, len)?;
         }
+        self.inline_is_clean(state);
+        Ok(())
+    }
+
+    fn inline_is_clean(&self, state: &mut State) {
         if let Form::Inline { dirty, .. } = &mut state.form {
             *dirty = false;
         }
         state.old_size = state.size;
-        Ok(())
-    }
-
-    pub(super) fn cut_to(&self, state: &mut State, len: u64) -> Result<(), Error> {
-        if state.backing_len > len {
-            self.backing.set_len(len)?;
-            state.backing_len = len;
-        }
-        Ok(())
     }
 }

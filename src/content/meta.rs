@@ -1,5 +1,7 @@
 //! The META page: encoding, sealing, opening (docs/format.md section 5.1).
 
+use std::sync::Arc;
+
 use super::Error;
 use super::geometry::{INLINE_META, META};
 use crate::crypto::{GcmKey, NONCE_LEN, Nonce, Suite, TAG_LEN, Tag};
@@ -74,8 +76,8 @@ pub struct Meta {
     pub previous_salt: [u8; 16],
     /// The data key, wrapped once more (page 0).
     pub mirror: [u8; MIRROR_LEN],
-    /// One for each block of the group.
-    pub entries: Box<[Entry; 64]>,
+    /// One for each block of the group. Readers hold them while they read the disk.
+    pub entries: Arc<[Entry; 64]>,
 }
 
 impl Meta {
@@ -94,7 +96,7 @@ impl Meta {
             commitment: [0; 32],
             previous_salt: [0; 16],
             mirror: [0; MIRROR_LEN],
-            entries: Box::new([Entry::default(); 64]),
+            entries: Arc::new([Entry::default(); 64]),
         }
     }
 
@@ -106,6 +108,11 @@ impl Meta {
     /// Whether block `slot` has a previous part.
     pub fn has_previous(&self, slot: usize) -> bool {
         self.previous >> slot & 1 == 1
+    }
+
+    /// Sets the entry of block `slot`.
+    pub fn set_entry(&mut self, slot: usize, entry: Entry) {
+        Arc::make_mut(&mut self.entries)[slot] = entry;
     }
 
     fn header(&self, mirror: bool) -> [u8; INLINE_META as usize] {
@@ -200,7 +207,7 @@ impl Meta {
         meta.mirror.copy_from_slice(&header[MIRROR_AT..RESERVED_AT]);
         if flags & flag::INLINE == 0 {
             let entries = page.get(ENTRIES_AT..META as usize).ok_or(bad("too short"))?;
-            for (entry, from) in meta.entries.iter_mut().zip(entries.chunks_exact(ENTRY_LEN)) {
+            for (entry, from) in Arc::make_mut(&mut meta.entries).iter_mut().zip(entries.chunks_exact(ENTRY_LEN)) {
                 entry.current.nonce.copy_from_slice(&from[..12]);
                 entry.current.tag.copy_from_slice(&from[12..28]);
                 entry.previous.nonce.copy_from_slice(&from[28..40]);

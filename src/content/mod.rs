@@ -15,7 +15,9 @@ mod group;
 mod holes;
 mod inline;
 mod meta;
+mod place;
 mod read;
+mod resalt;
 mod resize;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! Reading.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::file::{Cache, Content, Form, State};
+use super::file::{Content, Form, State};
 use super::geometry::{BLOCK, Run, block_at, group_of, len_of, runs, slot_of};
 use super::meta::{Entry, Seal};
 use super::{BackingFile, Error};
@@ -45,40 +46,30 @@ impl<B: BackingFile> Content<B> {
     /// Reads the blocks of one group. `out` is the whole request, which begins at `at`.
     fn read_run(&self, state: &State, run: Run, at: u64, out: &mut [u8]) -> Result<(), Error> {
         let cache = self.cache_with(state, group_of(run.first))?;
-        let meta = &cache.groups[&group_of(run.first)].meta;
-        let mut block = run.first;
-        let end = run.first + run.count;
-        let mut pieces = Vec::new();
-        while block < end {
-            let first = block;
-            let kind = Source::of(&cache, meta.is_written(slot_of(block)), block);
-            while block < end && kind == Source::of(&cache, meta.is_written(slot_of(block)), block) {
-                block += 1;
-                if kind == Source::Pending {
-                    break;
-                }
-            }
-            pieces.push((kind, Run { first, count: block - first }));
-        }
-        let mut sealed_runs = Vec::new();
-        for (kind, piece) in pieces {
-            match kind {
-                Source::Hole => plain_part(piece, at, out).fill(0),
-                Source::Pending => {
-                    let sealed = cache.pending[&piece.first].clone();
-                    self.open_one(&cache, piece.first, &sealed, at, out)?;
-                }
-                Source::Backing => sealed_runs.push(piece),
-            }
-        }
-        if sealed_runs.is_empty() {
-            return Ok(());
+        let group = &cache.groups[&group_of(run.first)];
+        let (written, mut pending) = (group.meta.written, 0_u64);
+        for (block, sealed) in cache.pending.range(run.first..run.first + run.count) {
+            pending |= 1 << slot_of(*block);
+            let seal = &group.meta.entries[slot_of(*block)].current;
+            open_into(&group.keys.block, *block, seal, sealed, at, out)?;
         }
         // The lock is not held while the disk is read; the entries cannot change under a reader.
-        let (entries, keys) = (meta.entries.clone(), cache.groups[&group_of(run.first)].keys.clone());
+        let (entries, keys) = (Arc::clone(&group.meta.entries), Arc::clone(&group.keys));
         drop(cache);
-        for piece in sealed_runs {
-            self.read_sealed(state, piece, (&keys.block, &entries), at, out)?;
+        let kind = |block: u64| (written >> slot_of(block) & 1, pending >> slot_of(block) & 1);
+        let mut block = run.first;
+        let end = run.first + run.count;
+        while block < end {
+            let first = block;
+            while block < end && kind(block) == kind(first) {
+                block += 1;
+            }
+            let piece = Run { first, count: block - first };
+            match kind(first) {
+                (0, _) => plain_part(piece, at, out).fill(0),
+                (_, 0) => self.read_sealed(state, piece, (&keys.block, &entries), at, out)?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -110,29 +101,6 @@ impl<B: BackingFile> Content<B> {
             }
             Ok(())
         })
-    }
-
-    fn open_one(&self, cache: &Cache, block: u64, sealed: &[u8], at: u64, out: &mut [u8]) -> Result<(), Error> {
-        let group = &cache.groups[&group_of(block)];
-        open_into(&group.keys.block, block, &group.meta.entries[slot_of(block)].current, sealed, at, out)
-    }
-}
-
-/// Where the bytes of a block are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Hole,
-    Pending,
-    Backing,
-}
-
-impl Source {
-    fn of(cache: &Cache, written: bool, block: u64) -> Self {
-        match written {
-            false => Self::Hole,
-            true if !cache.pending.is_empty() && cache.pending.contains_key(&block) => Self::Pending,
-            true => Self::Backing,
-        }
     }
 }
 

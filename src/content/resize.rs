@@ -1,7 +1,9 @@
 //! Changing the size.
 
+use zeroize::Zeroizing;
+
 use super::file::{Content, Form, State};
-use super::geometry::{BLOCK, GROUP_BLOCKS, INLINE_MAX, Run, blocks_in, group_of, slot_of};
+use super::geometry::{BLOCK, INLINE_MAX, Run, blocks_in, group_of, slot_of};
 use super::{BackingFile, Error};
 
 impl<B: BackingFile> Content<B> {
@@ -21,7 +23,7 @@ impl<B: BackingFile> Content<B> {
             return self.empty(state);
         }
         Self::end_of(size, 0)?;
-        Self::refuse_cut(state)?;
+        self.make_ready(state)?;
         if let Form::Inline { content, dirty } = &mut state.form {
             if size <= INLINE_MAX {
                 if size != state.size {
@@ -31,7 +33,7 @@ impl<B: BackingFile> Content<B> {
                 }
                 return Ok(());
             }
-            self.become_paged(state)?;
+            return self.become_paged(state, |state| self.extend_tail(state, size));
         }
         if size > state.size {
             return self.extend_tail(state, size);
@@ -52,9 +54,7 @@ impl<B: BackingFile> Content<B> {
         if state.backing_len > 0 {
             self.backing.set_len(0)?;
         }
-        let mut cache = self.cache.lock();
-        cache.groups.clear();
-        cache.pending.clear();
+        self.cache.lock().clear();
         *state = State::empty();
         self.unsettled.store(false, std::sync::atomic::Ordering::Release);
         Ok(())
@@ -62,32 +62,21 @@ impl<B: BackingFile> Content<B> {
 
     fn shrink(&self, state: &mut State, size: u64) -> Result<(), Error> {
         let last = blocks_in(size) - 1;
-        let tail = size % BLOCK;
+        let tail = (size - last * BLOCK) as usize;
         self.ensure_group(state, group_of(last))?;
-        let mut kept = zeroize::Zeroizing::new(vec![0; tail as usize]);
-        let old = std::mem::replace(&mut state.size, size);
-        let resealed = if tail != 0 && self.cache.lock().groups[&group_of(last)].meta.is_written(slot_of(last)) {
-            state.size = old;
-            let read = self.read_in(state, last * BLOCK, &mut kept);
-            state.size = size;
-            read.and_then(|_| self.write_run(state, Run { first: last, count: 1 }, last * BLOCK, &kept, size))
-        } else {
-            Ok(())
-        };
-        if let Err(error) = resealed {
-            state.size = old;
-            return Err(error);
+        self.ensure_budget(state, group_of(last), 1)?;
+        let is_hole = !self.cache.lock().groups[&group_of(last)].meta.is_written(slot_of(last));
+        if tail < BLOCK as usize && !is_hole {
+            let mut kept = Zeroizing::new([0; BLOCK as usize]);
+            self.read_in(state, last * BLOCK, &mut kept[..tail])?;
+            // Nothing of it can fail half way: the block is on the backing file, so it waits.
+            self.write_run(state, Run { first: last, count: 1 }, last * BLOCK, &kept[..tail], size)?;
         }
-        state.header_dirty = true;
+        state.size = size;
+        (state.header_dirty, state.shrunk) = (true, true);
         let mut cache = self.cache.lock();
         cache.groups.retain(|number, _| *number <= group_of(last));
-        cache.pending.retain(|block, _| *block <= last);
-        let group = cache.groups.get_mut(&group_of(last)).expect("loaded above");
-        for slot in slot_of(last) + 1..GROUP_BLOCKS as usize {
-            if group.meta.is_written(slot) || group.meta.has_previous(slot) {
-                group.clear(slot);
-            }
-        }
+        cache.dirty.retain(|number| *number <= group_of(last));
         drop(cache);
         self.commit_in(state)
     }

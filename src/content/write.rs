@@ -1,19 +1,19 @@
 //! Writing: what goes to the backing file at once, and what must wait for its META page.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use zeroize::Zeroizing;
 
-use super::file::{Cache, Content, Form, MAX_PENDING, State};
-use super::geometry::{BLOCK, GROUP_BLOCKS, INLINE_MAX, MAX_SIZE, Run, block_at, group_of, runs, slot_of};
-use super::meta::{Entry, Seal};
+use super::file::{Content, Form, MAX_PENDING, State};
+use super::geometry::{BLOCK, GROUP_BLOCKS, INLINE_MAX, MAX_SIZE, Run, group_of, runs, slot_of};
+use super::meta::Seal;
 use super::{BackingFile, Error};
 use crate::crypto::{BlockAad, Nonce, Suite, random};
 
 thread_local! {
     /// Ciphertext and nonces on their way: one of each for each thread.
-    static SEALED: RefCell<(Vec<u8>, Vec<Nonce>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static BUFFERS: Cell<(Vec<u8>, Vec<Nonce>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
 impl<B: BackingFile> Content<B> {
@@ -70,8 +70,8 @@ impl<B: BackingFile> Content<B> {
         if data.is_empty() {
             return Ok(());
         }
-        Self::refuse_cut(state)?;
         let end = Self::end_of(at, data.len() as u64)?;
+        self.make_ready(state)?;
         let new_size = state.size.max(end);
         if let Form::Inline { content, dirty } = &mut state.form {
             if new_size <= INLINE_MAX {
@@ -83,8 +83,14 @@ impl<B: BackingFile> Content<B> {
                 state.size = new_size;
                 return Ok(());
             }
-            self.become_paged(state)?;
+            return self.become_paged(state, |state| self.write_paged(state, at, data));
         }
+        self.write_paged(state, at, data)
+    }
+
+    fn write_paged(&self, state: &mut State, at: u64, data: &[u8]) -> Result<(), Error> {
+        let end = at + data.len() as u64;
+        let new_size = state.size.max(end);
         if at > state.size {
             self.extend_tail(state, at)?;
         }
@@ -146,99 +152,46 @@ impl<B: BackingFile> Content<B> {
         let group = group_of(run.first);
         self.ensure_group(state, group)?;
         self.ensure_budget(state, group, run.count)?;
-        let plain = self.assemble(state, run, at, data, new_size)?;
-        SEALED.with_borrow_mut(|(sealed, nonces)| {
-            sealed.resize(plain.len().max(sealed.len()), 0);
-            let sealed = &mut sealed[..plain.len()];
-            random::nonces(nonces, run.count as usize);
-            let mut seals = Vec::with_capacity(run.count as usize);
-            let keys = self.cache.lock().groups[&group].keys.clone();
-            for (i, (plain, sealed)) in plain.chunks(BLOCK as usize).zip(sealed.chunks_mut(BLOCK as usize)).enumerate()
-            {
-                let aad = BlockAad { number: run.first + i as u64, len: plain.len() as u32, suite: Suite::Gcm4k };
-                let tag = keys.block.seal(&nonces[i], &aad.encode(), plain, sealed);
-                seals.push(Seal { nonce: nonces[i], tag });
-            }
-            self.place(state, run, sealed, &seals)
-        })
-    }
-
-    /// The plaintext of all blocks of `run` as they shall be: what the request does not cover is read.
-    fn assemble(
-        &self,
-        state: &State,
-        run: Run,
-        at: u64,
-        data: &[u8],
-        new_size: u64,
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let start = run.first * BLOCK;
-        let end = ((run.first + run.count) * BLOCK).min(new_size);
-        let from = at.max(start);
-        let until = (at + data.len() as u64).min(end);
-        let mut plain = Zeroizing::new(vec![0; (end - start) as usize]);
-        if from > start {
-            let head = (from - start).min(BLOCK) as usize;
-            self.read_in(state, start, &mut plain[..head])?;
+        let keys = self.cache.lock().groups[&group].keys.clone();
+        let len = ((run.first + run.count) * BLOCK).min(new_size) - run.first * BLOCK;
+        let mut seals = [Seal::default(); GROUP_BLOCKS as usize];
+        let mut buffers = BUFFERS.take();
+        let (sealed, nonces) = &mut buffers;
+        if sealed.len() < len as usize {
+            sealed.resize(len as usize, 0);
         }
-        if until < end {
-            let tail = (until - start) / BLOCK * BLOCK;
-            let have_head = from > start && tail == 0;
-            if !have_head || run.count > 1 || until < start + BLOCK {
-                self.read_in(state, start + tail, &mut plain[tail as usize..])?;
-            }
-        }
-        let to = (from - start) as usize..(until - start) as usize;
-        plain[to].copy_from_slice(&data[(from - at) as usize..(until - at) as usize]);
-        Ok(plain)
-    }
-
-    /// Puts sealed blocks where they belong, and their seals into the page.
-    fn place(&self, state: &mut State, run: Run, sealed: &[u8], seals: &[Seal]) -> Result<(), Error> {
-        let group = group_of(run.first);
-        let blocks: Vec<u64> = (run.first..run.first + run.count).collect();
-        let waits = {
-            let cache = self.cache.lock();
-            let on_backing = cache.groups[&group].on_backing;
-            move |block: u64| on_backing >> slot_of(block) & 1 == 1
-        };
-        let direct = |block: &u64| !waits(*block);
-        for piece in blocks.chunk_by(|a, b| waits(*a) == waits(*b)).filter(|piece| direct(&piece[0])) {
-            let from = ((piece[0] - run.first) * BLOCK) as usize;
-            let to = (from + piece.len() * BLOCK as usize).min(sealed.len());
-            let at = block_at(piece[0]);
-            self.backing.write_at(&sealed[from..to], at)?;
-            state.backing_len = state.backing_len.max(at.0 + (to - from) as u64);
-            self.unsynced.store(true, Ordering::Release);
-        }
-        let guards_holes = state.durable && !state.converting;
-        let mut cache = self.cache.lock();
-        let Cache { groups, pending } = &mut *cache;
-        let group =
-            groups.get_mut(&group).expect("the group was loaded, and dirty or not it stays under the lock for writing");
-        for (i, block) in blocks.iter().enumerate() {
-            let slot = slot_of(*block);
-            let old = group.meta.entries[slot];
-            let previous = if waits(*block) {
-                let from = i * BLOCK as usize;
-                let bytes = &sealed[from..(from + BLOCK as usize).min(sealed.len())];
-                let was_pending = pending.insert(*block, bytes.into()).is_some();
-                group.meta.previous |= 1 << slot;
-                if was_pending { old.previous } else { old.current }
+        let sealed = &mut sealed[..len as usize];
+        random::nonces(nonces, run.count as usize);
+        let each = (run.first..).zip(sealed.chunks_mut(BLOCK as usize)).zip(seals.iter_mut().zip(nonces.iter()));
+        let mut result = Ok(());
+        for ((block, sealed), (seal, nonce)) in each {
+            let aad = BlockAad { number: block, len: sealed.len() as u32, suite: Suite::Gcm4k }.encode();
+            let start = block * BLOCK;
+            let tag = if at <= start && start + sealed.len() as u64 <= at + data.len() as u64 {
+                keys.block.seal(nonce, &aad, &data[(start - at) as usize..][..sealed.len()], sealed)
             } else {
-                if guards_holes {
-                    group.meta.previous |= 1 << slot;
+                let mut plain = Zeroizing::new([0; BLOCK as usize]);
+                result = self.fill_partial(state, block, at, data, &mut plain[..sealed.len()]);
+                if result.is_err() {
+                    break;
                 }
-                Seal::default()
+                keys.block.seal(nonce, &aad, &plain[..sealed.len()], sealed)
             };
-            group.meta.entries[slot] = Entry { current: seals[i], previous };
-            group.meta.written |= 1 << slot;
+            *seal = Seal { nonce: *nonce, tag };
         }
-        group.meta.seals += run.count;
-        group.dirty = true;
-        if group.meta.previous != 0 {
-            self.unsettled.store(true, Ordering::Release);
-        }
+        let result = result.and_then(|()| self.place(state, run, sealed, &seals[..run.count as usize]));
+        BUFFERS.set(buffers);
+        result
+    }
+
+    /// The plaintext of a block of which a request, `data` at `at`, covers a part: the rest is read.
+    fn fill_partial(&self, state: &State, block: u64, at: u64, data: &[u8], plain: &mut [u8]) -> Result<(), Error> {
+        let start = block * BLOCK;
+        self.read_in(state, start, plain)?;
+        let from = at.max(start);
+        let until = (at + data.len() as u64).min(start + plain.len() as u64);
+        plain[(from - start) as usize..(until - start) as usize]
+            .copy_from_slice(&data[(from - at) as usize..(until - at) as usize]);
         Ok(())
     }
 
@@ -256,11 +209,5 @@ impl<B: BackingFile> Content<B> {
         };
         cache.groups.insert(group, loaded);
         Ok(())
-    }
-
-    /// Takes a fresh salt if `count` more blocks would be too many under the old one.
-    fn ensure_budget(&self, state: &mut State, group: u64, count: u64) -> Result<(), Error> {
-        let spent = self.cache.lock().groups[&group].meta.seals;
-        if spent + count <= self.max_seals { Ok(()) } else { self.resalt(state, group) }
     }
 }
