@@ -25,7 +25,7 @@ const HEADER: &str = "kmsfs:header";
 pub enum EnvelopeError {
     /// The object has none.
     #[error(
-        "no envelope (attribute user.kmsf): the tree was copied without extended attributes; kmsfs fsck --restore-keys brings it back"
+        "no envelope (attribute user.kmsf): the tree was copied without extended attributes; copy it again with them, see docs/operations.md"
     )]
     NoEnvelope,
     /// What is stored is no envelope.

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location, relax};
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
 use crate::names::{Decoded, DirNames, EncodedName};
 use crate::sys::dir::Access;
@@ -193,6 +193,7 @@ impl EncryptedFs {
 
     fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<DataKey> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
+        super::open_file::require_kind(&envelope, Kind::Directory)?;
         Ok(self.sealer(caller).unlock(&envelope, place)?)
     }
 

@@ -80,6 +80,7 @@ impl Error {
             Self::Sys(errno) => *errno == Errno::IO,
             Self::Content(content::Error::TooLarge { .. }) | Self::Name(_) => false,
             Self::Content(content::Error::Io(error)) => crate::sys::errno_of(error) != Errno::NOSPC,
+            Self::Envelope(EnvelopeError::Kms(error)) => matches!(error, KmsError::InvalidCiphertext(_)),
             Self::Content(_) | Self::Envelope(_) | Self::Forged(_) => true,
         }
     }

@@ -29,6 +29,8 @@ pub struct FileHandle {
     pub file: Arc<OpenFile>,
     /// How it was opened.
     pub mode: OpenMode,
+    /// Who opened it: writes out of the kernel's cache come in nobody's name.
+    pub caller: Caller,
 }
 
 /// A file that was opened.
@@ -70,7 +72,7 @@ impl EncryptedFs {
                 return Err(self.report(ino, error));
             }
         }
-        Ok(Opened { handle: self.file_handles.insert(FileHandle { file, mode }) })
+        Ok(Opened { handle: self.file_handles.insert(FileHandle { file, mode, caller: *caller }) })
     }
 
     /// O_TRUNC of a file that nobody has open needs no key: what it held need not be readable. False if it is open.
@@ -104,8 +106,8 @@ impl EncryptedFs {
     pub fn write(&self, caller: &Caller, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let written = self.content_for_writing(caller, file).and_then(|content| {
-            if handle.mode.append && origin == WriteOrigin::Caller {
+        let written = self.content_for_writing(&handle.caller, file).and_then(|content| {
+            if handle.mode.append && origin != WriteOrigin::Cache {
                 content.append(data)?;
             } else {
                 content.write(at, data)?;

@@ -69,7 +69,9 @@ impl EncryptedFs {
                 Err(error) => {
                     let stored = String::from_utf8_lossy(entry.name);
                     let path = self.inodes.path(dir.ino);
-                    log::error!("{path}: the stored name {stored} is not shown: {error}. Next: kmsfs fsck");
+                    log::error!(
+                        "{path}: the stored name {stored} is not shown: {error}. Next: restore it from a backup, or remove it from the backing tree"
+                    );
                     return true;
                 }
             };

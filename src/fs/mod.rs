@@ -127,8 +127,8 @@ impl EncryptedFs {
             inodes: InodeTable::default(),
             dirs: DirCache::default(),
             files: OpenFiles::default(),
-            file_handles: Handles::default(),
-            dir_handles: Handles::default(),
+            file_handles: Handles::from(1),
+            dir_handles: Handles::from(2),
             places: RwLock::default(),
             writeback: Writeback::default(),
             keys_log,
@@ -164,7 +164,7 @@ impl EncryptedFs {
     /// Logs an alarming error with the plain path of `ino`; returns it.
     fn report(&self, ino: Ino, error: Error) -> Error {
         if error.is_alarming() {
-            log::error!("{}: {error}. Next: kmsfs fsck, or restore this file from a backup", self.inodes.path(ino));
+            log::error!("{}: {error}. Next: restore it from a backup", self.inodes.path(ino));
         }
         error
     }
@@ -174,7 +174,7 @@ impl EncryptedFs {
         if error.is_alarming() {
             let path = self.inodes.path(parent);
             let name = String::from_utf8_lossy(name);
-            log::error!("{path}/{name}: {error}. Next: kmsfs fsck, or restore it from a backup");
+            log::error!("{path}/{name}: {error}. Next: restore it from a backup");
         }
         error
     }

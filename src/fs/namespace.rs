@@ -70,6 +70,7 @@ impl EncryptedFs {
         let dir = self.dir(caller, parent)?;
         let encoded = dir.encode(name)?;
         let perm = dir.creation_perm(new.perm, new.umask)?;
+        let key = self.key_for(caller, &dir)?;
         dir.prepare(&encoded)?;
         let fd = match sys::dir::create(dir.fd(), stored(&encoded), perm) {
             Ok(fd) => fd,
@@ -91,8 +92,8 @@ impl EncryptedFs {
             }
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
-        let file = self.adopt_file(looked.attr.ino, fd, &dir, is_long(&encoded));
-        let handle = self.file_handles.insert(FileHandle { file, mode });
+        let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
+        let handle = self.file_handles.insert(FileHandle { file, mode, caller: *caller });
         Ok(Created { looked, handle })
     }
 
@@ -305,7 +306,11 @@ impl EncryptedFs {
             if parent.ino != to.ino && stat.kind == FileKind::File {
                 self.bind_to_none(caller, ino, parent, stored(from))?;
             }
-            Ok(sys::dir::link(parent.fd(), stored(from), to.fd(), name)?)
+            sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
+            if let Some(file) = self.files.peek(ino) {
+                file.forget_birthplace();
+            }
+            Ok(())
         });
         match (found, self.files.peek(ino)) {
             // It has no name any more, but someone holds it open: link(2) through /proc/self/fd.

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::backing::Backing;
 use super::dirs::{Dir, stored};
-use super::error::Result;
+use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, relax};
 use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
@@ -17,6 +17,13 @@ use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
+
+/// A data key, its envelope, and whether that is on the backing file already.
+struct NewKey {
+    key: DataKey,
+    envelope: Envelope,
+    is_stored: bool,
+}
 
 /// A file that is open, or whose last writes are still being put in order.
 pub struct OpenFile {
@@ -30,6 +37,9 @@ pub struct OpenFile {
     envelope: Mutex<Option<Envelope>>,
     /// The directory it was made in, which spares the first write a search.
     birthplace: Mutex<Option<Arc<Dir>>>,
+    /// The key for the first write, asked for when the file was opened: if the KMS refuses, the open fails and not a
+    /// write that was already answered.
+    reserved: Mutex<Option<NewKey>>,
     /// The modification time that was set last: writing out what came before must not change it.
     pinned_mtime: Mutex<Option<Time>>,
     /// Whether the background thread looks after it.
@@ -46,6 +56,7 @@ impl OpenFile {
             content: OnceLock::new(),
             envelope: Mutex::new(None),
             birthplace: Mutex::new(None),
+            reserved: Mutex::new(None),
             pinned_mtime: Mutex::new(None),
             queued: AtomicBool::new(false),
             long_name: AtomicBool::new(false),
@@ -67,9 +78,10 @@ impl OpenFile {
         Ok(sys::stat::of_fd(&*self.backing.fd())?)
     }
 
-    /// The file moved to another directory.
+    /// The file moved to another directory, or got a name in one: what was prepared for the old place is void.
     pub fn forget_birthplace(&self) {
         *self.birthplace.lock() = None;
+        *self.reserved.lock() = None;
     }
 
     /// The envelope moved with the file, or is good in more directories now.
@@ -169,16 +181,15 @@ pub struct Handles<T> {
     next: AtomicU64,
 }
 
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        Self { table: RwLock::default(), next: AtomicU64::new(1) }
-    }
-}
-
 impl<T> Handles<T> {
+    /// A table that counts from `first` in steps of two: files and directories never share a number.
+    pub fn from(first: u64) -> Self {
+        Self { table: RwLock::default(), next: AtomicU64::new(first) }
+    }
+
     /// Enters `value`; returns its handle.
     pub fn insert(&self, value: T) -> u64 {
-        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        let handle = self.next.fetch_add(2, Ordering::Relaxed);
         self.table.write().insert(handle, Arc::new(value));
         handle
     }
@@ -228,11 +239,15 @@ impl EncryptedFs {
         }
         let fd = file.backing.fd();
         if sys::stat::of_fd(&*fd)?.size == 0 {
+            if write {
+                *file.reserved.lock() = Some(self.new_key(caller, file)?);
+            }
             return Ok(());
         }
         let place = self.place_of(caller, file)?;
         let stored = self.load_envelope(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
         let loaded = Envelope::parse(&stored)?;
+        require_kind(&loaded, Kind::FileGcm)?;
         let key = self.sealer(caller).unlock(&loaded, place)?;
         let key = ContentKey { key, mirror: None };
         let content = Content::open(file.backing.clone(), key, self.config.durability)?;
@@ -247,7 +262,7 @@ impl EncryptedFs {
             let name = parent.encode(&location.name)?;
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
-                Err(super::Error::Sys(Errno::NOENT)) => continue,
+                Err(Error::Sys(Errno::NOENT)) => continue,
                 other => other?,
             };
             if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
@@ -303,7 +318,7 @@ impl EncryptedFs {
             return Ok(parent.place());
         }
         match self.at_location(caller, file.ino, |parent, _, _| Ok(parent.place())) {
-            Err(super::Error::Sys(Errno::STALE)) => Ok(Place::Linked),
+            Err(Error::Sys(Errno::STALE)) => Ok(Place::Linked),
             other => other,
         }
     }
@@ -316,10 +331,23 @@ impl EncryptedFs {
         }
     }
 
+    /// The key for a file that is about to be made in `parent`.
+    pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<FreshKey> {
+        Ok(FreshKey(self.sealer(caller).create(&self.key_id, Kind::FileGcm, parent.place())?))
+    }
+
     /// Enters a file that was just made, with one user.
-    pub(super) fn adopt_file(&self, ino: Ino, fd: OwnedFd, parent: &Arc<Dir>, long_name: bool) -> Arc<OpenFile> {
+    pub(super) fn adopt_file(
+        &self,
+        ino: Ino,
+        fd: OwnedFd,
+        birth: (&Arc<Dir>, FreshKey),
+        long_name: bool,
+    ) -> Arc<OpenFile> {
         let file = OpenFile::new(ino, fd, true);
+        let (parent, FreshKey((key, envelope))) = birth;
         *file.birthplace.lock() = Some(parent.clone());
+        *file.reserved.lock() = Some(NewKey { key, envelope, is_stored: false });
         file.long_name.store(long_name, Ordering::Relaxed);
         self.files.enter(file)
     }
@@ -353,24 +381,55 @@ impl EncryptedFs {
         Ok(ContentKey { key, mirror: mirror.try_into().ok() })
     }
 
-    /// The data key of an open file, made now if it has none: an empty file may have one already, from an
-    /// attribute or from content that was cut away. `places` must be held.
+    /// The data key of an open file, stored now if it is new. `places` must be held.
     pub(super) fn owner_key(&self, caller: &Caller, file: &OpenFile) -> Result<(DataKey, Envelope)> {
-        let place = self.place_of(caller, file)?;
-        if let Some(stored) = self.load_envelope(caller, file)? {
-            let envelope = Envelope::parse(&stored)?;
-            return Ok((self.sealer(caller).unlock(&envelope, place)?, envelope));
+        let reserved = file.reserved.lock().take();
+        let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
+        let new = match reserved {
+            Some(new) if new.is_stored || still_alone() => new,
+            _ => self.new_key(caller, file)?,
+        };
+        let NewKey { key, envelope, is_stored } = new;
+        if is_stored {
+            return Ok((key, envelope));
         }
-        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
         let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
         match store() {
-            Err(super::Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
+            Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
                 relax::retry(parent.fd(), stored(name), 0o200, store)
             })?,
+            // An attribute was set meanwhile, and with it came a key.
+            Err(Error::Sys(Errno::AGAIN)) => {
+                let NewKey { key, envelope, .. } = self.new_key(caller, file)?;
+                return Ok((key, envelope));
+            }
             other => other?,
         }
         Ok((key, envelope))
     }
+
+    /// A key for a file without content: the one it has already, from an attribute or from content that was cut
+    /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
+    fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
+        let place = self.place_of(caller, file)?;
+        if let Some(stored) = self.load_envelope(caller, file)? {
+            let envelope = Envelope::parse(&stored)?;
+            require_kind(&envelope, Kind::FileGcm)?;
+            let key = self.sealer(caller).unlock(&envelope, place)?;
+            return Ok(NewKey { key, envelope, is_stored: true });
+        }
+        let place = if file.stat()?.nlink > 1 { Place::Linked } else { place };
+        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
+        Ok(NewKey { key, envelope, is_stored: false })
+    }
+}
+
+/// A key made for a file that does not exist yet.
+pub struct FreshKey((DataKey, Envelope));
+
+/// The kind of an envelope must be that of the object it lies on: an attacker can move attributes about.
+pub fn require_kind(envelope: &Envelope, kind: Kind) -> Result<()> {
+    if envelope.kind() == kind { Ok(()) } else { Err(Error::Forged("the envelope")) }
 }
 
 /// Whether a name is stored hashed.

@@ -81,8 +81,9 @@ impl EncryptedFs {
         let _places = across.then(|| self.places.write());
         if across {
             self.announce_move(caller, from, to)?;
-            if exchange {
-                self.announce_move(caller, to, from)?;
+            if exchange && let Err(error) = self.announce_move(caller, to, from) {
+                self.complete_move(caller, from, from);
+                return Err(error);
             }
         }
         let rename = || sys::dir::rename(from.dir.fd(), stored(&from.name), to.dir.fd(), stored(&to.name), flags);
@@ -96,9 +97,9 @@ impl EncryptedFs {
         if across {
             // After a failure the objects are where they were, and their envelopes say so again.
             let (at, other) = if renamed.is_ok() { (to, from) } else { (from, to) };
-            self.complete_move(caller, from, at)?;
+            self.complete_move(caller, from, at);
             if exchange {
-                self.complete_move(caller, to, other)?;
+                self.complete_move(caller, to, other);
             }
         }
         renamed
@@ -130,13 +131,14 @@ impl EncryptedFs {
         })
     }
 
-    /// After the rename, successful or not: the envelope becomes good only where the object is, `at`.
-    fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) -> Result<()> {
-        let Some((ino, _)) = what.found else { return Ok(()) };
+    /// After the rename, successful or not: the envelope becomes good only where the object is, `at`. If that fails the
+    /// object still opens, in both directories; the next move mends it.
+    fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) {
+        let Some((ino, _)) = what.found else { return };
         if let Some(file) = self.files.peek(ino) {
             file.forget_birthplace();
         }
-        self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
+        let settled = self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
             let envelope = Envelope::parse(&old)?;
             if !envelope.is_moving() {
                 return Ok(());
@@ -145,7 +147,10 @@ impl EncryptedFs {
             self.envelopes.replace(fd, &old, &settled.encode())?;
             self.rebound(ino, settled);
             Ok(())
-        })
+        });
+        if let Err(error) = settled {
+            log::warn!("{}: its envelope still names two directories: {error}", self.inodes.path(ino));
+        }
     }
 
     /// The envelope of `ino` changed: whoever has it open shows the new one to the KMS from now on.
