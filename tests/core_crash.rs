@@ -182,7 +182,7 @@ fn is_version_of(block: &[u8], plain: &[u8], at: usize) -> bool {
 fn any_step(choices: &mut Choices, size: u64, large: bool) -> Step {
     const EDGES: [u64; 10] = [0, 100, 3584, 3585, 4096, 5000, 8192, 12_288, 20_000, 40_000];
     const FAR: [u64; 4] = [63 * 4096, 64 * 4096, 64 * 4096 + 100, 70 * 4096];
-    let mut place = |choices: &mut Choices| {
+    let place = |choices: &mut Choices| {
         if large && choices.below(3) == 0 { choices.one_of(&FAR) } else { choices.one_of(&EDGES) }
     };
     let at = place(choices);

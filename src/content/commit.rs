@@ -99,6 +99,10 @@ impl<B: BackingFile> Content<B> {
             !cache.pending.is_empty()
         };
         state.limbo = true;
+        if !self.unsynced.load(Ordering::Acquire) || !self.is_ordered(state) {
+            // All that earlier commits wrote is on the disk.
+            state.old_size = state.data_size;
+        }
         if state.backing_len < wanted {
             // Before the tail is overwritten: a tail that is longer than the file would be lost.
             self.backing.set_len(wanted)?;
@@ -157,7 +161,7 @@ impl<B: BackingFile> Content<B> {
         self.write_pages(state, false)
     }
 
-    /// Writes the dirty META pages, the first one last. `waiting`: blocks wait for them.
+    /// Writes the dirty META pages, the first one last, but for [`State::tail_last`]. `waiting`: blocks wait for them.
     fn write_pages(&self, state: &mut State, waiting: bool) -> Result<(), Error> {
         let mut cache = self.cache.lock();
         if state.header_dirty {
@@ -167,7 +171,11 @@ impl<B: BackingFile> Content<B> {
             }
             cache.dirty.insert(0);
         }
-        let dirty: Vec<u64> = cache.dirty.iter().rev().copied().collect();
+        let mut dirty: Vec<u64> = cache.dirty.iter().rev().copied().collect();
+        if let Some(last) = state.tail_last {
+            dirty.retain(|number| *number != last);
+            dirty.push(last);
+        }
         let mut nonces: Vec<Nonce> = Vec::new();
         random::nonces(&mut nonces, dirty.len());
         for (number, nonce) in dirty.iter().zip(&nonces) {
@@ -176,6 +184,12 @@ impl<B: BackingFile> Content<B> {
                 self.barrier(state)?;
                 cache = self.cache.lock();
                 cache.guard = false;
+            }
+            if state.tail_last == Some(*number) {
+                drop(cache);
+                self.barrier(state)?;
+                cache = self.cache.lock();
+                state.tail_last = None;
             }
             self.write_page(state, &mut cache, *number, nonce, waiting)?;
         }

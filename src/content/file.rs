@@ -83,6 +83,8 @@ pub(super) struct State {
     pub doubt: bool,
     /// Blocks were written over bytes that may not be zeros: they must be on the disk before their page is.
     pub risky: bool,
+    /// The tail was a hole and is written for a larger size: the page of this group must not be there before page 0 tells of that size.
+    pub tail_last: Option<u64>,
     /// META pages on the backing file may not be on the disk.
     pub pages_unsynced: bool,
     /// The backing file is shorter than the authenticated size demands: expected and found length.
@@ -289,7 +291,7 @@ impl<B: BackingFile> Content<B> {
             Form::Paged => {
                 let grows = state.size > state.page_size && (state.doubt || cache.guard);
                 let dirty = state.limbo || state.header_dirty || !cache.is_clean();
-                (dirty, dirty && (pending > 0 || state.converting || state.risky || grows))
+                (dirty, dirty && (pending > 0 || state.converting || state.risky || state.tail_last.is_some() || grows))
             }
         };
         drop(cache);
@@ -348,6 +350,7 @@ impl State {
             shrunk: false,
             doubt: false,
             risky: false,
+            tail_last: None,
             pages_unsynced: false,
             cut: None,
         }

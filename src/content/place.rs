@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::file::{Cache, Content, State};
-use super::geometry::{BLOCK, Run, block_at, group_of, slot_of};
+use super::geometry::{BLOCK, Run, block_at, blocks_in, group_of, slot_of};
 use super::meta::{Entry, Seal};
 use super::{BackingFile, Error};
 
@@ -78,7 +78,7 @@ impl<B: BackingFile> Content<B> {
     }
 
     /// Puts the seals of those blocks of `run` that are in `which` into the page; those in `waits` become pending.
-    fn record(&self, state: &State, run: Run, which: u64, waits: u64, (sealed, seals): (&[u8], &[Seal])) {
+    fn record(&self, state: &mut State, run: Run, which: u64, waits: u64, (sealed, seals): (&[u8], &[Seal])) {
         let guards_holes = state.durable && !state.converting;
         let number = group_of(run.first);
         let mut cache = self.cache.lock();
@@ -86,6 +86,13 @@ impl<B: BackingFile> Content<B> {
         let group = groups
             .get_mut(&number)
             .expect("the group was loaded, and dirty or not it stays under the lock for writing");
+        if let Some(tail) = blocks_in(state.page_size).checked_sub(1)
+            && number != 0
+            && number == group_of(tail)
+            && (which & !group.on_backing) >> slot_of(tail) & 1 == 1
+        {
+            state.tail_last = Some(number);
+        }
         *guard |= number != 0 && group.page_written == 0 && !state.sparse;
         for ((block, sealed), seal) in (run.first..).zip(sealed.chunks(BLOCK as usize)).zip(seals) {
             let slot = slot_of(block);

@@ -196,7 +196,7 @@ impl<B: BackingFile> Content<B> {
     }
 
     /// Loads the group, or makes it if it lies behind the end.
-    pub(super) fn ensure_group(&self, state: &State, group: u64) -> Result<(), Error> {
+    pub(super) fn ensure_group(&self, state: &mut State, group: u64) -> Result<(), Error> {
         let mut cache = self.cache.lock();
         if cache.groups.contains_key(&group) {
             return Ok(());
@@ -208,6 +208,9 @@ impl<B: BackingFile> Content<B> {
             self.load_group(state, group, &mut cache)?
         };
         cache.groups.insert(group, loaded);
-        Ok(())
+        let was_mended = cache.dirty.contains(&group);
+        drop(cache);
+        // What a crash left is put in order before anything is added to it.
+        if was_mended { self.commit_in(state) } else { Ok(()) }
     }
 }
