@@ -86,11 +86,8 @@ pub fn examine(path: &Path, content: &[u8]) -> State {
         match said(file.read_at(buffer, (number * BLOCK) as u64)) {
             Ok(0) => state.missing += 1,
             Ok(len) => {
-                assert!(
-                    buffer[..len] == block[..len.min(block.len())],
-                    "{}: wrong bytes in block {number}",
-                    path.display()
-                );
+                assert!(len <= block.len(), "{}: {len} bytes in block {number}, too many", path.display());
+                assert!(buffer[..len] == block[..len], "{}: wrong bytes in block {number}", path.display());
                 if len == block.len() { state.good += 1 } else { state.missing += 1 }
             }
             Err(error) => {

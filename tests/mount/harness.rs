@@ -45,9 +45,10 @@ pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, parse)
 }
 
-/// Whether a message tells what happened, why, and what to do next.
+/// Whether a message tells what happened and what to do next: `kmsfs: WHAT; NEXT`.
 pub fn is_advice(said: &str) -> bool {
-    said.contains("kmsfs: ") && said.contains("Next: ")
+    let advice = |line: &str| line.starts_with("kmsfs: ") && (line.contains("; ") || line.contains("Next: "));
+    said.lines().any(advice)
 }
 
 /// Polls until `done`, else panics with `what`.

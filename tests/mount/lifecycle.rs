@@ -194,7 +194,7 @@ fn the_table_of_mounts_names_kmsfs() {
     assert!(line.contains("fuse.kmsfs"), "{line}");
     assert!(line.contains("default_permissions"), "the kernel checks permissions: {line}");
     assert!(line.contains("nosuid") && line.contains("nodev") || line.contains("allow_other"), "{line}");
-    let status = volume.run(&["status", "--json"]);
+    let status = volume.command().args(["status", "--json"]).output().expect("kmsfs status");
     assert!(status.status.success(), "{}", words(&status));
     assert!(String::from_utf8_lossy(&status.stdout).contains(point), "{}", words(&status));
 }
@@ -261,7 +261,8 @@ fn a_new_passphrase_replaces_the_old_one() {
     mount.unmount();
     let new = volume.base().join("new passphrase");
     fs::write(&new, "a quite different one\n").expect("file");
-    let arguments = ["passphrase", "change", "--new-passfile", new.to_str().expect("UTF-8")];
+    let new_text = new.to_str().expect("UTF-8");
+    let arguments = ["passphrase", "change", "--unlock-time", "1", "--new-passfile", new_text];
     let outcome = volume.run(&arguments);
     assert!(outcome.status.success(), "{}", words(&outcome));
     assert_eq!(volume.try_mount(&[]).err().and_then(|refusal| refusal.code), Some(3), "the old one is dead");

@@ -49,7 +49,7 @@ fn the_backing_tree_and_the_keystore_show_nothing_plain() {
         write(&dir.join(format!("{name}{copies}")), content.repeat(copies));
     }
     write(&dir.join(format!("{name}{}", "x".repeat(240))), content);
-    for length in [1, 400] {
+    for length in [1, 300] {
         symlink(target.repeat(length), dir.join(format!("{name}Link{length}"))).expect("symlink");
     }
     set_xattr(&dir.join(format!("{name}1")), &format!("user.{xattr}"), value.as_bytes()).expect("setxattr");
