@@ -17,7 +17,7 @@ use kmsfs::envelope::{
     create_volume, root_envelope,
 };
 use kmsfs::kms::KeyId;
-use kmsfs::names::{DirNames, EncodedName, NameEncoding, SealedLink, Symlinks, Xattrs};
+use kmsfs::names::{DirNames, EncodedName, LongLink, NameEncoding, SealedLink, Symlinks, Xattrs};
 use kmsfs::sys::xattr::{self, Mode, Target};
 use kmsfs::{crypto, kms};
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Maker<'_> {
     fn symlink(&self, name: &str, target: &str) {
         let text = match Symlinks::new(&self.volume.key).seal(target.as_bytes()).unwrap() {
             SealedLink::Short(text) => text,
-            SealedLink::Long { text, home_name, home_bytes } => {
+            SealedLink::Long(LongLink { text, home_name, home_bytes }) => {
                 fs::write(self.volume.header.root().join(LINKS_DIR).join(home_name), home_bytes).unwrap();
                 text
             }

@@ -72,20 +72,22 @@ impl LongLinks {
 }
 
 impl EncryptedFs {
-    /// Makes the symlink stored as `name`; returns the plain length of its target.
+    /// Makes the symlink stored as `name`. A target that the store takes in no symlink gets another home.
     pub(super) fn make_symlink(&self, parent: &Dir, name: &[u8], at: Location, target: &[u8]) -> Result<()> {
-        match self.symlinks.seal(target)? {
-            SealedLink::Short(text) => Ok(sys::dir::make_symlink(parent.fd(), name, text.as_bytes())?),
-            SealedLink::Long { text, home_name, home_bytes } => {
-                self.long_links.write(&home_name, &home_bytes)?;
-                if let Err(error) = sys::dir::make_symlink(parent.fd(), name, text.as_bytes()) {
-                    self.long_links.remove(&home_name);
-                    return Err(error.into());
-                }
-                self.long_links.note(at);
-                Ok(())
-            }
+        let long = match self.symlinks.seal(target)? {
+            SealedLink::Short(text) => match sys::dir::make_symlink(parent.fd(), name, text.as_bytes()) {
+                Err(Errno::NAMETOOLONG) => self.symlinks.seal_long(target),
+                made => return Ok(made?),
+            },
+            SealedLink::Long(long) => long,
+        };
+        self.long_links.write(&long.home_name, &long.home_bytes)?;
+        if let Err(error) = sys::dir::make_symlink(parent.fd(), name, long.text.as_bytes()) {
+            self.long_links.remove(&long.home_name);
+            return Err(error.into());
         }
+        self.long_links.note(at);
+        Ok(())
     }
 
     /// The plain length of a symlink's target. Only a long one must be read for it.

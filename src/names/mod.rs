@@ -18,7 +18,7 @@ mod text;
 mod xattr;
 
 pub use directory::{Decoded, DirNames, EncodedName, is_internal};
-pub use symlink::{LONG_LINK_LEN, SealedLink, Symlinks, plain_len};
+pub use symlink::{LONG_LINK_LEN, LongLink, SealedLink, Symlinks, plain_len};
 pub use text::NameEncoding;
 pub use xattr::{VALUE_OVERHEAD, XATTR_NAME_MAX, Xattrs, is_hidden_xattr};
 

@@ -26,14 +26,18 @@ pub enum SealedLink {
     /// The target of the backing symlink.
     Short(String),
     /// A target too long for that.
-    Long {
-        /// The target of the backing symlink, which names the home.
-        text: String,
-        /// The name of the home in `.kmsfs/links/`. It is made before the symlink and removed after it.
-        home_name: String,
-        /// What the home holds.
-        home_bytes: Vec<u8>,
-    },
+    Long(LongLink),
+}
+
+/// A target with a home of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LongLink {
+    /// The target of the backing symlink, which names the home.
+    pub text: String,
+    /// The name of the home in `.kmsfs/links/`. It is made before the symlink and removed after it.
+    pub home_name: String,
+    /// What the home holds.
+    pub home_bytes: Vec<u8>,
 }
 
 /// The plain length of a target whose backing symlink has `backing_len` bytes, without reading it.
@@ -66,13 +70,19 @@ impl Symlinks {
         if target.len() > TARGET_MAX {
             return Err(NameError::TooLong);
         }
-        let sealed = seal(&self.key, AAD, target);
-        if target.len() <= SHORT_MAX {
-            return Ok(SealedLink::Short(TEXT.write(&sealed)));
+        if target.len() > SHORT_MAX {
+            return Ok(SealedLink::Long(self.seal_long(target)));
         }
+        Ok(SealedLink::Short(TEXT.write(&seal(&self.key, AAD, target))))
+    }
+
+    /// Seals a target for another home whatever its length, for a store that takes no long symlinks (XFS: 1024 bytes).
+    /// The target must be one that [`Symlinks::seal`] takes.
+    pub fn seal_long(&self, target: &[u8]) -> LongLink {
+        let sealed = seal(&self.key, AAD, target);
         let home_name = TEXT.write(&random::array::<ID_LEN>());
         let text = format!("L{home_name}.{:05}", target.len());
-        Ok(SealedLink::Long { text, home_name, home_bytes: sealed })
+        LongLink { text, home_name, home_bytes: sealed }
     }
 
     /// The target sealed in the text of a backing symlink.
@@ -93,7 +103,7 @@ impl Symlinks {
         let len = len.strip_prefix(b".").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
         let len: usize = std::str::from_utf8(len).ok()?.parse().ok()?;
         // Only base64url may become part of a path.
-        let id = TEXT.read(id).filter(|_| (SHORT_MAX + 1..=TARGET_MAX).contains(&len))?;
+        let id = TEXT.read(id).filter(|_| (1..=TARGET_MAX).contains(&len))?;
         Some((TEXT.write(&id), len))
     }
 
