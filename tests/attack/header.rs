@@ -20,6 +20,8 @@ fn edit(volume: &Volume, copies: &[&str], change: impl Fn(&str) -> String) {
     }
 }
 
+type Change = fn(&str) -> String;
+
 /// The text with the first letter or digit of a field's value replaced.
 fn spoil(text: &str, field: &str) -> String {
     let name = format!("\"{field}\"");
@@ -34,7 +36,7 @@ fn an_edited_header_mounts_nothing() {
     if skipped_in_plain_mode() {
         return;
     }
-    let edits: [(&str, fn(&str) -> String); 5] = [
+    let edits: [(&str, Change); 5] = [
         ("uuid", |text| spoil(text, "uuid")),
         ("volume_key", |text| spoil(text, "volume_key")),
         ("suite", |text| text.replacen("\"gcm\"", "\"xts\"", 1)),

@@ -13,6 +13,8 @@ use crate::victim::{Victim, expect_damage, expect_whole};
 const ENVELOPE: &str = "user.kmsf";
 const SIZES: [usize; 2] = [3000, 20_000];
 
+type Change = fn(&mut Vec<u8>);
+
 fn envelope(path: &Path) -> Vec<u8> {
     get_xattr(path, ENVELOPE).unwrap_or_else(|e| panic!("envelope of {}: {e}", path.display()))
 }
@@ -67,7 +69,7 @@ fn an_edited_or_missing_envelope_opens_nothing() {
     if skipped_in_plain_mode() {
         return;
     }
-    let edits: [(&str, fn(&mut Vec<u8>)); 9] = [
+    let edits: [(&str, Change); 9] = [
         ("gone", Vec::clear),
         ("kind", |bytes| bytes[0] = (bytes[0] & 0xF0) | 2),
         ("linked", |bytes| bytes[0] |= 0x80),

@@ -317,7 +317,13 @@ pub fn detach(mountpoint: &Path) {
 enum Kind {
     Plain,
     Shared { _mount: Arc<Mount> },
-    Own { volume: Volume, mount: Option<Mount> },
+    Own(Box<Own>),
+}
+
+/// A volume that no other test uses.
+struct Own {
+    volume: Volume,
+    mount: Option<Mount>,
 }
 
 /// An empty directory of mode 0755 to test in, on a mount or (plain mode) not.
@@ -357,7 +363,7 @@ impl Place {
         }
         let volume = Volume::new();
         let mount = volume.mount(arguments);
-        Place { dir: mount.at(""), kind: Kind::Own { volume, mount: Some(mount) }, _folder: None }
+        Place { dir: mount.at(""), kind: Kind::Own(Box::new(Own { volume, mount: Some(mount) })), _folder: None }
     }
 
     fn plain() -> Option<Place> {
@@ -379,9 +385,9 @@ impl Place {
         match &mut self.kind {
             Kind::Plain => {}
             Kind::Shared { .. } => panic!("a shared mount cannot be mounted anew"),
-            Kind::Own { volume, mount } => {
-                mount.take().expect("mounted").unmount();
-                *mount = Some(volume.mount(arguments));
+            Kind::Own(own) => {
+                own.mount.take().expect("mounted").unmount();
+                own.mount = Some(own.volume.mount(arguments));
             }
         }
     }
@@ -389,7 +395,7 @@ impl Place {
     /// Process id of the daemon of an own mount; this process in plain mode.
     pub fn daemon(&self) -> u32 {
         match &self.kind {
-            Kind::Own { mount: Some(mount), .. } => mount.pid(),
+            Kind::Own(own) => own.mount.as_ref().expect("mounted").pid(),
             _ => std::process::id(),
         }
     }

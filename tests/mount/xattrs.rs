@@ -108,7 +108,7 @@ fn what_kmsfs_keeps_for_itself_is_never_shown() {
         let dump = Command::new("getfattr").args(["-h", "-d", "-m", "-"]).arg(&path).output();
         let dump = String::from_utf8_lossy(&dump.expect("getfattr (package attr)").stdout).into_owned();
         assert!(!dump.contains("user.kms"), "{dump}");
-        if object != "" {
+        if !object.is_empty() {
             assert_eq!(get_xattr(&path, "user.kmsf"), Err(Errno::NODATA), "{object}");
         }
     }
