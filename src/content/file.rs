@@ -235,7 +235,9 @@ impl<B: BackingFile> Content<B> {
             Err(_) => return Ok(()),
             Ok(_) => {}
         }
+        // It is sealed anew for this size before anything else changes: page 0 can tell of one other size only.
         state.data_size = state.old_size;
+        state.heal = true;
         Ok(())
     }
 
