@@ -7,7 +7,6 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
-use crate::content;
 use crate::kms::Caller;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, FileKind, Stat};
@@ -55,7 +54,7 @@ impl EncryptedFs {
         match stat.kind {
             FileKind::File => {
                 let open = self.files.peek(ino).filter(|file| file.content().is_some());
-                stat.size = open.map_or_else(|| content::plain_size(stat.size), |file| file.size());
+                stat.size = open.map_or_else(|| self.sizes.told(ino, stat.size), |file| file.size());
             }
             // The length of a symlink may have to be read: see `plain_at`.
             _ => {}

@@ -60,9 +60,13 @@ pub struct InodeTable {
 
 impl InodeTable {
     /// Notes that the kernel was told of `ino`; returns its generation.
-    pub fn looked_up(&self, ino: Ino, at: Location, stat: &Stat) -> u64 {
-        let generation =
+    ///
+    /// `corrections` counts how often its size was found to be another than the kernel was told: each makes it another
+    /// inode for the kernel, which believes a size for as long as it knows the inode.
+    pub fn looked_up(&self, ino: Ino, at: Location, stat: &Stat, corrections: u64) -> u64 {
+        let born =
             stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
+        let generation = born.wrapping_add(corrections);
         let mut inodes = self.inodes.lock();
         let fresh = || Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind };
         let inode = inodes.entry(ino).or_insert_with(fresh);
@@ -166,8 +170,8 @@ mod tests {
     #[test]
     fn an_inode_lives_until_the_last_forget() {
         let table = InodeTable::default();
-        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1));
-        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1));
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1), 0);
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1), 0);
         table.forget(Ino(7), 1);
         assert_eq!(table.len(), 1);
         table.forget(Ino(7), 1);
@@ -178,8 +182,8 @@ mod tests {
     fn hard_links_are_all_remembered_and_follow_renames() {
         let table = InodeTable::default();
         let (a, b, c) = (Location::new(Ino::ROOT, b"a"), Location::new(Ino(9), b"b"), Location::new(Ino(9), b"c"));
-        table.looked_up(Ino(7), a.clone(), &stat(2, 1));
-        table.looked_up(Ino(7), b.clone(), &stat(2, 1));
+        table.looked_up(Ino(7), a.clone(), &stat(2, 1), 0);
+        table.looked_up(Ino(7), b.clone(), &stat(2, 1), 0);
         assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
         table.renamed(Ino(7), &b, c.clone());
         assert_eq!(table.locations(Ino(7)), [a, c]);
@@ -188,8 +192,8 @@ mod tests {
     #[test]
     fn a_reused_number_is_another_file_but_keeps_the_kernels_references() {
         let table = InodeTable::default();
-        let first = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"old"), &stat(1, 1));
-        let second = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"new"), &stat(1, 2));
+        let first = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"old"), &stat(1, 1), 0);
+        let second = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"new"), &stat(1, 2), 0);
         assert_ne!(first, second);
         assert_eq!(table.locations(Ino(7)), [Location::new(Ino::ROOT, b"new")]);
         table.forget(Ino(7), 1);
@@ -201,8 +205,8 @@ mod tests {
     #[test]
     fn paths_are_told_from_the_root() {
         let table = InodeTable::default();
-        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"dir"), &stat(1, 1));
-        table.looked_up(Ino(8), Location::new(Ino(7), b"file"), &stat(1, 1));
+        table.looked_up(Ino(7), Location::new(Ino::ROOT, b"dir"), &stat(1, 1), 0);
+        table.looked_up(Ino(8), Location::new(Ino(7), b"file"), &stat(1, 1), 0);
         assert_eq!(table.path(Ino(8)), "/dir/file");
         assert_eq!(table.path(Ino(99)), "/(inode 99)");
     }

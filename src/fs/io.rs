@@ -72,7 +72,17 @@ impl EncryptedFs {
                 return Err(self.report(ino, error));
             }
         }
-        Ok(Opened { handle: self.file_handles.insert(FileHandle { file, mode, caller: *caller }) })
+        Ok(Opened { handle: self.new_handle(caller, file, mode) })
+    }
+
+    pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> u64 {
+        file.writers.fetch_add(mode.write.into(), Ordering::AcqRel);
+        self.file_handles.insert(FileHandle { file, mode, caller: *caller })
+    }
+
+    /// Whether the file may be written through any handle.
+    pub fn has_writers(&self, handle: u64) -> bool {
+        self.file_handles.get(handle).is_ok_and(|handle| handle.file.writers.load(Ordering::Acquire) > 0)
     }
 
     /// O_TRUNC of a file that nobody has open needs no key: what it held need not be readable. False if it is open.
@@ -136,6 +146,7 @@ impl EncryptedFs {
     /// The last descriptor of a handle is gone.
     pub fn release(&self, handle: u64) {
         if let Some(handle) = self.file_handles.remove(handle) {
+            handle.file.writers.fetch_sub(handle.mode.write.into(), Ordering::AcqRel);
             self.release_file(&handle.file);
         }
     }

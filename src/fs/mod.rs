@@ -24,6 +24,7 @@ mod namespace;
 mod open_file;
 mod relax;
 mod rename;
+mod sizes;
 mod symlink;
 mod writeback;
 mod xattrs;
@@ -59,6 +60,7 @@ use inode::InodeTable;
 use io::FileHandle;
 use listing::DirHandle;
 use open_file::{Handles, OpenFiles};
+use sizes::Sizes;
 use symlink::LongLinks;
 use writeback::Writeback;
 
@@ -91,6 +93,7 @@ pub struct EncryptedFs {
     inodes: InodeTable,
     dirs: DirCache,
     files: OpenFiles,
+    sizes: Sizes,
     file_handles: Handles<FileHandle>,
     dir_handles: Handles<DirHandle>,
     /// Held for writing while an object's envelope and its directory change together.
@@ -127,6 +130,7 @@ impl EncryptedFs {
             inodes: InodeTable::default(),
             dirs: DirCache::default(),
             files: OpenFiles::default(),
+            sizes: Sizes::default(),
             file_handles: Handles::from(1),
             dir_handles: Handles::from(2),
             places: RwLock::default(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
-use super::io::{FileHandle, OpenMode};
+use super::io::OpenMode;
 use super::open_file::is_long;
 use super::{Attr, EncryptedFs, Error, Ino, Location, relax};
 use crate::crypto::random;
@@ -44,7 +44,7 @@ pub struct NewMode {
 
 impl EncryptedFs {
     pub(super) fn tell(&self, at: Location, attr: Attr) -> Looked {
-        let generation = self.inodes.looked_up(attr.ino, at, &attr.stat);
+        let generation = self.inodes.looked_up(attr.ino, at, &attr.stat, self.sizes.corrections(attr.ino));
         Looked { attr, generation }
     }
 
@@ -93,7 +93,7 @@ impl EncryptedFs {
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
-        let handle = self.file_handles.insert(FileHandle { file, mode, caller: *caller });
+        let handle = self.new_handle(caller, file, mode);
         Ok(Created { looked, handle })
     }
 

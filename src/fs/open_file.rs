@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +31,8 @@ pub struct OpenFile {
     pub ino: Ino,
     /// Its backing file.
     pub backing: Arc<Backing>,
+    /// Handles through which it may be written: the kernel may hold pages of it that it has not written yet.
+    pub writers: AtomicUsize,
     /// Its content. An empty file has none until the first write gives it a key.
     content: OnceLock<Content<Arc<Backing>>>,
     /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
@@ -53,6 +55,7 @@ impl OpenFile {
         Self {
             ino,
             backing: Arc::new(Backing::new(fd, writable)),
+            writers: AtomicUsize::new(0),
             content: OnceLock::new(),
             envelope: Mutex::new(None),
             birthplace: Mutex::new(None),
@@ -220,6 +223,10 @@ impl EncryptedFs {
             self.files.leave(ino);
             return Err(self.report(ino, error));
         }
+        if file.backing.is_writable() && file.content().is_some_and(|content| content.state().unsettled) {
+            // Opening it found what a crash left, or it is busy already.
+            self.after_write(&file);
+        }
         Ok(file)
     }
 
@@ -238,7 +245,8 @@ impl EncryptedFs {
             return Ok(());
         }
         let fd = file.backing.fd();
-        if sys::stat::of_fd(&*fd)?.size == 0 {
+        let backing_len = sys::stat::of_fd(&*fd)?.size;
+        if backing_len == 0 {
             if write {
                 *file.reserved.lock() = Some(self.new_key(caller, file)?);
             }
@@ -251,6 +259,7 @@ impl EncryptedFs {
         let key = self.sealer(caller).unlock(&loaded, place)?;
         let key = ContentKey { key, mirror: None };
         let content = Content::open(file.backing.clone(), key, self.config.durability)?;
+        self.sizes.compare(file.ino, backing_len, content.size())?;
         *envelope = Some(loaded);
         let _ = file.content.set(content);
         Ok(())

@@ -134,7 +134,10 @@ impl EncryptedFs {
     /// After the rename, successful or not: the envelope becomes good only where the object is, `at`. If that fails the
     /// object still opens, in both directories; the next move mends it.
     fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) {
-        let Some((ino, _)) = what.found else { return };
+        let Some((ino, stat)) = what.found else { return };
+        if !matches!(stat.kind, FileKind::File | FileKind::Directory) {
+            return;
+        }
         if let Some(file) = self.files.peek(ino) {
             file.forget_birthplace();
         }

@@ -116,6 +116,7 @@ impl EncryptedFs {
 
     /// A file was written to: the thread looks after it from now on.
     pub(super) fn after_write(&self, file: &Arc<OpenFile>) {
+        self.sizes.forget(file.ino);
         if file.queued.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
@@ -18,6 +18,7 @@ use fuser::{
 
 use super::caching::Caching;
 use super::convert::{self, caller, ino};
+use super::seek::{Question, Seeker};
 use super::{ioctl, listing, negotiate, reply};
 use crate::fs::{Attr, Caller, Changes, EncryptedFs, Errno, FileKind, Ino, Location, Result, SetTime};
 
@@ -32,11 +33,13 @@ const COPY_MAX: u32 = 64 << 20;
 pub(super) struct Adapter {
     fs: Arc<EncryptedFs>,
     caching: Caching,
+    /// There once the session is.
+    seeker: Arc<OnceLock<Seeker>>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<EncryptedFs>, caching: Caching) -> Self {
-        Self { fs, caching }
+    pub(super) fn new(fs: Arc<EncryptedFs>, caching: Caching, seeker: Arc<OnceLock<Seeker>>) -> Self {
+        Self { fs, caching, seeker }
     }
 
     /// Linux sends a setattr that sets nothing before a write that ends suid and sgid, and caches the mode in the
@@ -435,10 +438,18 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         guarded("lseek", || {
-            let target = convert::seek_target(offset, whence).map_err(Into::into);
-            reply::sought(reply, target.and_then(|(at, hole)| self.fs.seek(fh.0, at, hole)));
+            let (at, hole) = match convert::seek_target(offset, whence) {
+                Ok(target) => target,
+                Err(error) => return reply::sought(reply, Err(error.into())),
+            };
+            match self.seeker.get() {
+                Some(seeker) if self.fs.has_writers(fh.0) => {
+                    seeker.ask(Question { ino, handle: fh.0, at, hole, reply });
+                }
+                _ => reply::sought(reply, self.fs.seek(fh.0, at, hole)),
+            }
         });
     }
 

@@ -54,6 +54,7 @@ mod ioctl;
 mod listing;
 mod negotiate;
 mod reply;
+mod seek;
 mod session;
 
 pub use session::{MountOptions, serve};

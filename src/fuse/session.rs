@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -13,6 +13,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::adapter::Adapter;
 use super::caching::Caching;
+use super::seek::Seeker;
 use crate::fs::{EncryptedFs, effective_uid};
 
 /// The type that mount(8) shows is `fuse.` with this behind it.
@@ -86,7 +87,9 @@ fn run(fs: &Arc<EncryptedFs>, mountpoint: &Path, options: &MountOptions, ready: 
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let watched = signals.handle();
     let caching = if options.shared { Caching::Shared } else { Caching::OneWriter };
-    let mut session = Session::new(Adapter::new(fs.clone(), caching), &path, &config)?;
+    let seeker = Arc::new(OnceLock::new());
+    let mut session = Session::new(Adapter::new(fs.clone(), caching, seeker.clone()), &path, &config)?;
+    let _ = seeker.set(Seeker::start(fs.clone(), session.notifier())?);
     let unmounter = Unmounter { session: session.unmount_callable(), path: path.into() };
     let (tell, end) = mpsc::channel();
     watch(signals, unmounter, tell.clone())?;

@@ -280,7 +280,9 @@ fn a_home_is_named_by_base64url_alone() {
         assert_eq!(Symlinks::parse_long(text(id, len).as_bytes()), None, "{id} {len}");
     }
     let links = Symlinks::new(&key(1));
-    let SealedLink::Long(LongLink { home_bytes, .. }) = links.seal(&[b'x'; 4000]).unwrap() else { panic!("4000 bytes are long") };
+    let SealedLink::Long(LongLink { home_bytes, .. }) = links.seal(&[b'x'; 4000]).unwrap() else {
+        panic!("4000 bytes are long")
+    };
     assert_eq!(links.open_long(&home_bytes, 4001), Err(NameError::Malformed));
     assert!(Symlinks::new(&key(2)).open_long(&home_bytes, 4000).is_err());
 }
