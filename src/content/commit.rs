@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use super::file::{Cache, Content, Form, State};
-use super::geometry::{GROUP_BLOCKS, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
+use super::geometry::{CipherOffset, GROUP_BLOCKS, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
 use super::meta::flag;
 use super::{BackingFile, Error};
 use crate::crypto::{Nonce, random};
@@ -110,6 +110,7 @@ impl<B: BackingFile> Content<B> {
             self.unsynced.store(true, Ordering::Release);
         }
         let grows = state.size > state.page_size;
+        let was_converting = state.converting;
         if (waiting && self.unsynced.load(Ordering::Acquire)) || (state.doubt && (waiting || grows)) {
             // What a previous part will describe must be on the disk before its page is, and old bytes must be gone
             // before a page tells of what comes in their place.
@@ -127,7 +128,8 @@ impl<B: BackingFile> Content<B> {
         self.write_pending(state, false)?;
         self.finish_shrinking(state, wanted)?;
         state.data_size = state.size;
-        if !self.is_ordered(state) {
+        if was_converting || !self.is_ordered(state) {
+            // When converting, all blocks were on the disk before the page was written.
             state.old_size = state.size;
         }
         state.limbo = false;
@@ -245,14 +247,24 @@ impl<B: BackingFile> Content<B> {
             bytes.clear();
             run.iter().for_each(|block| bytes.extend_from_slice(&cache.pending[block]));
             let at = block_at(run[0]);
-            self.unsynced.store(true, Ordering::Release);
             state.risky |= holes && self.is_ordered(state);
-            self.backing.write_at(&bytes, at)?;
-            state.backing_len = state.backing_len.max(at.0 + bytes.len() as u64);
+            self.write_data(state, &bytes, at)?;
             for block in run {
                 cache.pending.remove(block);
             }
         }
+        Ok(())
+    }
+
+    /// Writes what is no META page.
+    pub(super) fn write_data(&self, state: &mut State, bytes: &[u8], at: CipherOffset) -> Result<(), Error> {
+        self.unsynced.store(true, Ordering::Release);
+        if let Err(error) = self.backing.write_at(bytes, at) {
+            // A part of it may be there.
+            state.backing_len = self.backing.len().unwrap_or(state.backing_len);
+            return Err(error.into());
+        }
+        state.backing_len = state.backing_len.max(at.0 + bytes.len() as u64);
         Ok(())
     }
 
@@ -282,10 +294,8 @@ impl<B: BackingFile> Content<B> {
             self.barrier(state)?;
             self.commit_in(state)?;
             self.cut_to(state, backing_len(state.size))?;
-            if state.pages_unsynced {
-                // Before the backing file grows: the larger size would hold then.
-                self.barrier(state)?;
-            }
+            // Before the backing file grows: what page 0 said before would hold then, or an even older size.
+            self.barrier(state)?;
             state.heal = false;
         }
         if state.limbo { self.commit_in(state) } else { Ok(()) }

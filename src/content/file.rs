@@ -165,14 +165,14 @@ impl<B: BackingFile> Content<B> {
     /// [`Error::CorruptMeta`] if its first META page is missing, damaged or of another data key; [`Error::Io`].
     pub fn open(backing: B, key: ContentKey, durability: Durability) -> Result<Self, Error> {
         let len = backing.len()?;
-        let content = Self::new(backing, key, durability, State::empty());
+        let mut content = Self::new(backing, key, durability, State::empty());
         if len > 0 {
             content.read_first_page(len)?;
         }
         Ok(content)
     }
 
-    fn read_first_page(&self, len: u64) -> Result<(), Error> {
+    fn read_first_page(&mut self, len: u64) -> Result<(), Error> {
         let mut page = [0; META as usize];
         let found = self.backing.read_at(&mut page, CipherOffset(0))?;
         let page = &page[..found];
@@ -180,6 +180,7 @@ impl<B: BackingFile> Content<B> {
         if !bool::from(self.commitment.ct_eq(&meta.commitment)) {
             return Err(Error::CorruptMeta { group: 0, reason: "it belongs to another data key" });
         }
+        self.mirror.get_or_insert(meta.mirror);
         let mut state = self.state.write();
         state.backing_len = len;
         (state.durable, state.doubt) = (true, true);
@@ -211,6 +212,8 @@ impl<B: BackingFile> Content<B> {
             }
         }
         state.heal = state.cut.is_none() && (len != backing_len(state.size) || state.size != meta.size);
+        // What tells so may not be on the disk.
+        state.pages_unsynced = state.heal;
         let sizes = (meta.size, meta.previous_size);
         let mut cache = self.cache.lock();
         let group = self.admit_page(&state, meta, page, &mut cache)?;
@@ -292,7 +295,8 @@ impl<B: BackingFile> Content<B> {
             }
             Form::Paged => {
                 let grows = state.size > state.page_size && (state.doubt || cache.guard);
-                let dirty = state.limbo || state.header_dirty || !cache.is_clean();
+                let is_long = state.backing_len > backing_len(state.size) && !state.heal;
+                let dirty = state.limbo || state.header_dirty || is_long || !cache.is_clean();
                 (dirty, dirty && (pending > 0 || state.converting || state.risky || state.tail_last.is_some() || grows))
             }
         };

@@ -47,14 +47,13 @@ impl<B: BackingFile> Content<B> {
         let sealed = self.seal_inline(&content);
         // If this fails, the page is there or is not: it is replaced either way.
         state.header_dirty = true;
-        self.backing.write_at(&sealed, CipherOffset(0))?;
+        self.write_data(state, &sealed, CipherOffset(0))?;
         self.cache.lock().clear();
         let len = sealed.len() as u64;
         // Dirty until the rest is cut, so that a commit tries that again.
         state.form = Form::Inline { content, dirty: true };
         (state.size, state.old_size, state.data_size, state.page_size) = (size, size, size, 0);
         (state.sparse, state.header_dirty, state.converting, state.risky) = (false, false, false, false);
-        state.backing_len = state.backing_len.max(len);
         self.barrier(state)?;
         self.cut_to(state, len)?;
         self.inline_is_clean(state);
@@ -76,6 +75,12 @@ impl<B: BackingFile> Content<B> {
     /// Writes inline content out.
     pub(super) fn commit_inline(&self, state: &mut State) -> Result<(), Error> {
         let Form::Inline { content, dirty: true } = &state.form else { return Ok(()) };
+        if content.is_empty() {
+            // A write failed that would have been its first.
+            self.cut_to(state, 0)?;
+            self.inline_is_clean(state);
+            return Ok(());
+        }
         let sealed = self.seal_inline(content);
         let len = INLINE_META + content.len() as u64;
         if state.backing_len > 0 && state.backing_len < len && self.is_ordered(state) {
@@ -84,9 +89,7 @@ impl<B: BackingFile> Content<B> {
             state.backing_len = len;
             self.barrier(state)?;
         }
-        self.backing.write_at(&sealed, CipherOffset(0))?;
-        state.backing_len = state.backing_len.max(len);
-        self.unsynced.store(true, std::sync::atomic::Ordering::Release);
+        self.write_data(state, &sealed, CipherOffset(0))?;
         if state.backing_len > len {
             self.barrier(state)?;
             self.cut_to(state, len)?;

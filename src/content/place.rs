@@ -57,10 +57,7 @@ impl<B: BackingFile> Content<B> {
         let to = (from + (piece.count * BLOCK) as usize).min(sealed.len());
         let at = block_at(piece.first);
         state.risky |= self.is_ordered(state) && !state.converting && at.0 < state.backing_len;
-        self.unsynced.store(true, Ordering::Release);
-        self.backing.write_at(&sealed[from..to], at)?;
-        state.backing_len = state.backing_len.max(at.0 + (to - from) as u64);
-        Ok(())
+        self.write_data(state, &sealed[from..to], at)
     }
 
     /// After an error on the way to the backing file, which may hold some of `run` now: what could be read there before is taken as

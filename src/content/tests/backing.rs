@@ -72,13 +72,6 @@ impl Bytes {
             }
         }
     }
-
-    /// All of it; only for short files.
-    pub fn all(&self) -> Vec<u8> {
-        let mut all = vec![0; self.len as usize];
-        self.read(0, &mut all);
-        all
-    }
 }
 
 fn each_page(at: u64, len: usize, mut f: impl FnMut(u64, std::ops::Range<usize>, std::ops::Range<usize>)) {
