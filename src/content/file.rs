@@ -245,7 +245,7 @@ impl<B: BackingFile> Content<B> {
     }
 
     fn open_inline(&self, meta: &Meta, page: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        if meta.size == 0 || meta.size > INLINE_MAX {
+        if meta.size > INLINE_MAX {
             return Err(Error::CorruptMeta { group: 0, reason: "the size does not fit its form" });
         }
         let expected = INLINE_META + meta.size;

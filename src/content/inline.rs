@@ -22,15 +22,16 @@ impl<B: BackingFile> Content<B> {
             return grow(state);
         };
         self.cache.lock().groups.insert(0, Group::fresh(&self.key, 0));
+        let seeded = if state.backing_len == 0 { self.seed(state) } else { Ok(()) };
         state.converting = state.backing_len > 0;
         state.page_size = 0;
         state.header_dirty = true;
         let run = Run { first: 0, count: 1 };
-        let first = match content.len() {
+        let first = |state: &mut State| match content.len() {
             0 => Ok(()),
             _ => self.write_run(state, run, 0, &content, content.len() as u64),
         };
-        let result = first.and_then(|()| grow(state));
+        let result = seeded.and_then(|()| first(state)).and_then(|()| grow(state));
         if result.is_err() && state.size <= INLINE_MAX {
             // The next commit cuts what is there by now.
             self.cache.lock().clear();
@@ -38,6 +39,13 @@ impl<B: BackingFile> Content<B> {
             (state.converting, state.header_dirty) = (false, false);
         }
         result
+    }
+
+    /// Gives a new file the page of an empty one: should the process die before the first commit, the blocks that are
+    /// there by then belong to nothing, and the file is empty.
+    fn seed(&self, state: &mut State) -> Result<(), Error> {
+        let page = self.seal_inline(&[]);
+        self.write_data(state, &page, CipherOffset(0))
     }
 
     /// A paged file becomes inline, cut to `size` bytes: the page over META page 0, a barrier, then the cut.

@@ -307,8 +307,10 @@ impl EncryptedFs {
                 self.bind_to_none(caller, ino, parent, stored(from))?;
             }
             sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
-            if let Some(file) = self.files.peek(ino) {
-                file.forget_birthplace();
+            if parent.ino != to.ino
+                && let Some(file) = self.files.peek(ino)
+            {
+                file.set_home(None);
             }
             Ok(())
         });

@@ -37,8 +37,9 @@ pub struct OpenFile {
     content: OnceLock<Content<Arc<Backing>>>,
     /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
     envelope: Mutex<Option<Envelope>>,
-    /// The directory it was made in, which spares the first write a search.
-    birthplace: Mutex<Option<Arc<Dir>>>,
+    /// The directory that its envelope is, or shall be, bound to: it stays that after the file was unlinked. None while
+    /// it has names in several.
+    home: Mutex<Option<Arc<Dir>>>,
     /// The key for the first write, asked for when the file was opened: if the KMS refuses, the open fails and not a
     /// write that was already answered.
     reserved: Mutex<Option<NewKey>>,
@@ -58,7 +59,7 @@ impl OpenFile {
             writers: AtomicUsize::new(0),
             content: OnceLock::new(),
             envelope: Mutex::new(None),
-            birthplace: Mutex::new(None),
+            home: Mutex::new(None),
             reserved: Mutex::new(None),
             pinned_mtime: Mutex::new(None),
             queued: AtomicBool::new(false),
@@ -81,9 +82,9 @@ impl OpenFile {
         Ok(sys::stat::of_fd(&*self.backing.fd())?)
     }
 
-    /// The file moved to another directory, or got a name in one: what was prepared for the old place is void.
-    pub fn forget_birthplace(&self) {
-        *self.birthplace.lock() = None;
+    /// The file moved to `home`, or (`None`) has names in several directories: what was prepared for the old place is void.
+    pub fn set_home(&self, home: Option<Arc<Dir>>) {
+        *self.home.lock() = home;
         *self.reserved.lock() = None;
     }
 
@@ -276,6 +277,7 @@ impl EncryptedFs {
             };
             if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
                 let file = OpenFile::new(ino, fd, writable);
+                *file.home.lock() = Some(parent);
                 file.long_name.store(is_long(&name), Ordering::Relaxed);
                 return Ok(file);
             }
@@ -323,7 +325,7 @@ impl EncryptedFs {
 
     /// What the envelope of `file` is, or shall be, bound to: its directory. A file without a name is bound to none.
     fn place_of(&self, caller: &Caller, file: &OpenFile) -> Result<Place> {
-        if let Some(parent) = &*file.birthplace.lock() {
+        if let Some(parent) = &*file.home.lock() {
             return Ok(parent.place());
         }
         match self.at_location(caller, file.ino, |parent, _, _| Ok(parent.place())) {
@@ -355,7 +357,7 @@ impl EncryptedFs {
     ) -> Arc<OpenFile> {
         let file = OpenFile::new(ino, fd, true);
         let (parent, FreshKey((key, envelope))) = birth;
-        *file.birthplace.lock() = Some(parent.clone());
+        *file.home.lock() = Some(parent.clone());
         *file.reserved.lock() = Some(NewKey { key, envelope, is_stored: false });
         file.long_name.store(long_name, Ordering::Relaxed);
         self.files.enter(file)
@@ -384,7 +386,7 @@ impl EncryptedFs {
 
     fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
         let (key, envelope) = self.owner_key(caller, file)?;
-        let place = self.place_of(caller, file)?;
+        let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
         let mirror = self.sealer(caller).mirror(&envelope, place)?;
         *slot = Some(envelope);
         Ok(ContentKey { key, mirror: mirror.try_into().ok() })

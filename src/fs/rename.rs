@@ -1,5 +1,7 @@
 //! rename(2): within a directory it is one system call; across directories the envelopes move too.
 
+use std::sync::Arc;
+
 use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::{EncryptedFs, Error, Ino, Location};
@@ -11,7 +13,7 @@ use crate::sys::{self, Errno, FileKind, Stat};
 
 /// One side of a rename: a name, and what is there.
 struct Side<'a> {
-    dir: &'a Dir,
+    dir: &'a Arc<Dir>,
     name: EncodedName,
     /// What the name leads to.
     found: Option<(Ino, Stat)>,
@@ -65,7 +67,7 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn side<'a>(&self, dir: &'a Dir, at: &Location) -> Result<Side<'a>> {
+    fn side<'a>(&self, dir: &'a Arc<Dir>, at: &Location) -> Result<Side<'a>> {
         let name = dir.encode(&at.name)?;
         let found = match self.stat_in(dir, &name) {
             Ok(stat) => Some((self.ino_of(&stat)?, stat)),
@@ -139,7 +141,7 @@ impl EncryptedFs {
             return;
         }
         if let Some(file) = self.files.peek(ino) {
-            file.forget_birthplace();
+            file.set_home(Some(at.dir.clone()));
         }
         let settled = self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
             let envelope = Envelope::parse(&old)?;
