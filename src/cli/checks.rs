@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::failure::{Code, Failure};
 use super::mounts;
 use crate::envelope::{VolumeHeader, XattrStore, root_envelope};
+use crate::sys::background::MountFlags;
 use crate::sys::{self, Errno, background};
 
 const DEVICE: &str = "/dev/fuse";
@@ -74,13 +75,13 @@ pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// Whether the backing tree can be served as asked.
-pub(super) fn backing(header: &VolumeHeader, read_only: bool) -> Result<(), Failure> {
+/// Whether the backing tree can be served as asked; what the mount that it lies on forbids.
+pub(super) fn backing(header: &VolumeHeader, read_only: bool) -> Result<MountFlags, Failure> {
     header.check_features(read_only)?;
     let root = header.root();
     root_envelope(root, &XattrStore::default())?;
-    let on_read_only = background::is_on_read_only(root).map_err(|error| Failure::io(root, "look at", &error))?;
-    if on_read_only && !read_only {
+    let restrictions = background::restrictions(root).map_err(|error| Failure::io(root, "look at", &error))?;
+    if restrictions.contains(MountFlags::RDONLY) && !read_only {
         let next = "mount the volume read-only, with --ro";
         return Err(Failure::new(
             Code::BackingStore,
@@ -89,7 +90,7 @@ pub(super) fn backing(header: &VolumeHeader, read_only: bool) -> Result<(), Fail
             next,
         ));
     }
-    Ok(())
+    Ok(restrictions)
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
-use super::output;
+use super::{output, recovery};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, VolumeError, create_volume};
-use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms, RecoveryKey};
+use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
 use crate::sys;
 
 /// The alias of the key that volumes use if none is named.
@@ -22,6 +22,24 @@ const DEFAULT_KEY: &str = "alias/kmsfs/default";
 enum SuiteName {
     /// AES-256-GCM: notices every change
     Gcm,
+}
+
+/// How encrypted names can be written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum NameWriting {
+    /// The shortest; needs a backing store that tells upper from lower case
+    Base64url,
+    /// For backing stores that ignore case
+    Base32,
+}
+
+impl From<NameWriting> for NameForm {
+    fn from(names: NameWriting) -> Self {
+        match names {
+            NameWriting::Base64url => Self::Base64Url,
+            NameWriting::Base32 => Self::Base32,
+        }
+    }
 }
 
 /// Arguments of `kmsfs init`.
@@ -46,6 +64,9 @@ pub(super) struct Args {
     /// How contents are encrypted
     #[arg(long, value_enum, default_value_t = SuiteName::Gcm)]
     suite: SuiteName,
+    /// How encrypted names are written on the backing store
+    #[arg(long, value_enum, default_value_t = NameWriting::Base64url)]
+    names: NameWriting,
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -114,20 +135,10 @@ fn open_or_create(args: &Args) -> Result<Keystore, Failure> {
     }
     eprintln!("Making a keystore in {}.", dir.display());
     let secret = args.keystore.secret.read_new()?;
-    let (keystore, recovery) = Keystore::create(&dir, &[secret], args.unlock_time)?;
+    let (keystore, recovery_key) = Keystore::create(&dir, &[secret], args.unlock_time)?;
     // Whatever fails from here on, the keystore is there and so must be its recovery key.
-    show(&recovery)?;
+    output::put(recovery::text(&recovery_key))?;
     Ok(keystore)
-}
-
-fn show(recovery: &RecoveryKey) -> Result<(), Failure> {
-    let text = recovery.to_text();
-    let (first, second) = text.split_at(text.len() / 2 + 1);
-    output::put(zeroize::Zeroizing::new(format!(
-        "\nRecovery key of the keystore:\n\n    {first}\n    {second}\n\n\
-        It opens everything if the passphrase is lost, and is shown only this once.\n\
-        Write it down and keep it away from this machine. Check it with: kmsfs recovery-key check\n\n"
-    )))
 }
 
 fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
@@ -151,7 +162,7 @@ fn make_volume(
         SuiteName::Gcm => Suite::Gcm4k,
     };
     let kms = LocalKms::fixed(keystore.keys());
-    let new = NewVolume { key, suite, names: NameForm::Base64Url, labels };
+    let new = NewVolume { key, suite, names: args.names.into(), labels };
     create_volume(&args.dir, &kms, &caller(), &new)?;
     let dir = args.dir.display();
     if !args.detached {

@@ -25,15 +25,16 @@ mod mounts;
 mod output;
 mod passphrase;
 mod recovery;
+mod remount;
 mod secret;
 mod speed;
 mod status;
 mod umount;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -62,7 +63,7 @@ enum Verb {
     Key(key::Args),
     /// Change the passphrase of the keystore
     Passphrase(passphrase::Args),
-    /// Check that a recovery key is the right one
+    /// Check the recovery key, or replace it
     RecoveryKey(recovery::Args),
     /// Measure the ciphers on this machine
     Speed(speed::Args),
@@ -74,7 +75,7 @@ enum Verb {
 
 /// Runs the command that `arguments` ask for, the first of them being the name of the program.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let Some(arguments) = helper::as_mount_verb(arguments) else { return ExitCode::SUCCESS };
+    let Some(arguments) = helper::as_mount_verb(arguments, is_verb) else { return ExitCode::SUCCESS };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -93,6 +94,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.code as u8)
         }
     }
+}
+
+fn is_verb(word: &OsStr) -> bool {
+    word == "help" || word.to_str().is_some_and(|word| Cli::command().find_subcommand(word).is_some())
 }
 
 fn dispatch(verb: Verb) -> Result<(), Failure> {

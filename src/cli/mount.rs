@@ -10,11 +10,13 @@ use super::failure::{Code, Failure};
 use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
+use super::remount;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
 use crate::fs::{EncryptedFs, FsConfig};
 use crate::fuse;
 use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
 use crate::sys;
+use crate::sys::background::MountFlags;
 
 /// Arguments of `kmsfs mount`.
 #[derive(clap::Args, Clone)]
@@ -41,8 +43,8 @@ pub(super) struct Args {
     /// How many threads answer requests [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Options as of mount(8): ro, rw, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=, passfile=,
-    /// keyfile=, keystore=, threads=; x-... are ignored
+    /// Options as of mount(8): ro, rw, remount, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=,
+    /// passfile=, keyfile=, keystore=, threads=; x-... are ignored
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Tell the parent on standard output when the mount is ready
@@ -78,6 +80,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     let options = MountOptions::parse(&args.options)?;
+    if options.remount {
+        return remount::run(&args.mountpoint, &args.options, args.ro);
+    }
     let args = merged(args, &options);
     checks::fuse()?;
     let plan = plan(&args, &options)?;
@@ -130,7 +135,9 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
     let backing = args.dir.canonicalize().map_err(|error| Failure::io(&args.dir, "resolve", &error))?;
     let mountpoint = checks::mountpoint(&args.mountpoint, &backing, options.nonempty)?;
     let read_only = args.ro || options.read_only == Some(true);
-    checks::backing(&header, read_only)?;
+    let restrictions = checks::backing(&header, read_only)?;
+    // fusermount3 decides for everybody else.
+    let restrictions = if caller().uid == 0 { restrictions } else { MountFlags::empty() };
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Plan {
         header,
@@ -142,7 +149,7 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         shared: args.shared,
         durability: args.durability.or(options.durability).unwrap_or_default(),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
-        kernel: options.kernel.clone(),
+        kernel: options.kernel_on(restrictions),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::failure::{Code, Failure};
+use crate::sys::background::MountFlags;
 
 /// What holds after a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -26,6 +27,8 @@ impl From<Durability> for crate::content::Durability {
 /// All `-o` options together; the order does not matter, the last one of a pair counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MountOptions {
+    /// What is mounted already is to get other flags.
+    pub(super) remount: bool,
     pub(super) read_only: Option<bool>,
     pub(super) allow_other: bool,
     pub(super) nonempty: bool,
@@ -36,6 +39,8 @@ pub(super) struct MountOptions {
     pub(super) threads: Option<usize>,
     /// What the kernel is to be told.
     pub(super) kernel: Vec<String>,
+    /// A word that only mounted filesystems have; mount(8) repeats those when it remounts.
+    of_mounted: Option<String>,
 }
 
 impl MountOptions {
@@ -45,7 +50,25 @@ impl MountOptions {
         for word in lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
             options.take(word)?;
         }
+        if !options.remount
+            && let Some(word) = options.of_mounted
+        {
+            return Err(unknown(&word));
+        }
         Ok(options)
+    }
+
+    /// What the kernel is to be told if the backing tree lies on a mount with these restrictions: they go on, unless
+    /// an option says otherwise. What is stored there must not do through kmsfs what it may not do itself.
+    pub(super) fn kernel_on(&self, restrictions: MountFlags) -> Vec<String> {
+        let inherited = [
+            (MountFlags::NODEV, ["nodev", "dev"]),
+            (MountFlags::NOSUID, ["nosuid", "suid"]),
+            (MountFlags::NOEXEC, ["noexec", "exec"]),
+        ];
+        let is_given = |pair: &[&str; 2]| self.kernel.iter().any(|word| pair.contains(&&word[..]));
+        let added = inherited.iter().filter(|(flag, pair)| restrictions.contains(*flag) && !is_given(pair));
+        self.kernel.iter().cloned().chain(added.map(|(_, [forbid, _])| (*forbid).to_owned())).collect()
     }
 
     fn take(&mut self, word: &str) -> Result<(), Failure> {
@@ -53,6 +76,7 @@ impl MountOptions {
             return self.take_pair(word, name, value);
         }
         match word {
+            "remount" => self.remount = true,
             "ro" => self.read_only = Some(true),
             "rw" => self.read_only = Some(false),
             "allow_other" => self.allow_other = true,
@@ -82,6 +106,7 @@ impl MountOptions {
             | "default_permissions"
             | "quiet"
             | "silent" => {}
+            "symfollow" | "nosymfollow" => self.of_mounted = Some(word.to_owned()),
             _ if word.starts_with("x-") || word.starts_with("X-") => {}
             _ => return Err(unknown(word)),
         }
@@ -102,6 +127,9 @@ impl MountOptions {
             "keystore" => self.keystore = Some(value.into()),
             "threads" => self.threads = Some(value.parse().map_err(|_| bad_value(word, "a number"))?),
             "comment" | "subtype" | "fsname" => {}
+            "user_id" | "group_id" | "rootmode" | "max_read" | "blksize" | "fd" => {
+                self.of_mounted = Some(word.to_owned());
+            }
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
             _ => return Err(unknown(word)),
         }
@@ -143,6 +171,25 @@ mod tests {
         let b = parse(&["passfile=/etc/p=x,durability=fast,,allow_other,nodev,ro"]);
         assert_eq!(a.unwrap(), expected);
         assert_eq!(b.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_mount_repeats_of_a_mounted_volume_is_taken_with_remount_only() {
+        let repeated = "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072";
+        assert!(parse(&[repeated, "remount,ro"]).unwrap().remount);
+        assert!(parse(&["remount,ro,dev,suid,keystore=/k,durability=fast"]).unwrap().remount);
+        assert!(parse(&[repeated]).unwrap_err().text.contains("max_read=131072"));
+    }
+
+    #[test]
+    fn restrictions_of_the_backing_store_go_on_unless_an_option_says_otherwise() {
+        let all = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+        let on = |lists: &[&str], flags| parse(lists).unwrap().kernel_on(flags).join(",");
+        assert_eq!(on(&[], MountFlags::empty()), "");
+        assert_eq!(on(&["noatime"], all), "noatime,nodev,nosuid,noexec");
+        assert_eq!(on(&["suid,exec"], all), "suid,exec,nodev");
+        assert_eq!(on(&["nosuid"], MountFlags::NOSUID), "nosuid");
+        assert_eq!(on(&["dev"], MountFlags::NOEXEC), "dev,noexec");
     }
 
     #[test]

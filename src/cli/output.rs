@@ -8,13 +8,24 @@ use super::failure::{Code, Failure};
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.
 pub(super) fn put(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::of(Code::Other, format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+    match write(bytes.as_ref()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|error| refused(&error)),
     }
+}
+
+/// Writes to standard output what must arrive.
+pub(super) fn put_surely(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+    write(bytes.as_ref()).map_err(|error| refused(&error))
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
+fn refused(error: &io::Error) -> Failure {
+    Failure::of(Code::Other, format!("cannot write to standard output: {error}"))
 }
 
 /// Writes a line.

@@ -319,7 +319,9 @@ impl<B: BackingFile> Content<B> {
             let loaded = self.load_group(state, group, &mut cache)?;
             cache.groups.insert(group, loaded);
             if !cache.is_clean() && state.cut.is_none() {
+                // A reader mended what a crash left: that is still to be written, by whoever may write.
                 self.dirty.store(true, Ordering::Release);
+                self.needs_barrier.store(self.is_ordered(state), Ordering::Release);
             }
         }
         Ok(cache)

@@ -75,6 +75,7 @@ pub enum Error {
 }
 
 /// The ciphertext of one file: the joint between this room and the disk.
+#[expect(clippy::len_without_is_empty, reason = "the length is all that is ever asked for")]
 pub trait BackingFile: Send + Sync {
     /// Fills `buf` from `at` on, unless the file ends; returns the bytes read.
     fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize>;

@@ -5,3 +5,4 @@ mod faults;
 mod model;
 mod salts;
 mod tamper;
+mod threads;

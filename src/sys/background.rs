@@ -1,4 +1,4 @@
-//! Leaving the terminal, and what is mounted where.
+//! Leaving the terminal, and what is mounted where, and how.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::mount::UnmountFlags;
+
+pub use rustix::mount::MountFlags;
 
 /// Makes this process independent of the terminal and of the directory it was started in: a session of its own, `/` as
 /// working directory, `/dev/null` as standard input, output and error.
@@ -32,10 +34,27 @@ pub fn unmount(path: &Path, lazy: bool) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, flags)?)
 }
 
-/// Whether the filesystem that holds `path` is mounted read-only (statvfs(3)).
+/// Gives what is mounted on `path` these flags, and takes away all others that mount(2) can change (MS_REMOUNT). The
+/// options of the filesystem itself stay: FUSE ignores those that come with this call.
+///
+/// # Errors
+/// EBUSY if it is to be read-only and a file is open for writing; EPERM for others than root; EINVAL if nothing is
+/// mounted there.
+pub fn remount(path: &Path, flags: MountFlags) -> io::Result<()> {
+    Ok(rustix::mount::mount_remount(path, flags, c"")?)
+}
+
+/// What the mount that holds `path` forbids: RDONLY, NOSUID, NODEV and NOEXEC, as far as they are set (statvfs(3)).
 ///
 /// # Errors
 /// Those of statvfs(3).
-pub fn is_on_read_only(path: &Path) -> io::Result<bool> {
-    Ok(rustix::fs::statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+pub fn restrictions(path: &Path) -> io::Result<MountFlags> {
+    let set = rustix::fs::statvfs(path)?.f_flag;
+    let known = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ];
+    Ok(known.into_iter().filter(|(flag, _)| set.contains(*flag)).map(|(_, flag)| flag).collect())
 }
