@@ -99,7 +99,8 @@ impl<B: BackingFile> Content<B> {
             !cache.pending.is_empty()
         };
         state.limbo = true;
-        if !self.unsynced.load(Ordering::Acquire) || !self.is_ordered(state) {
+        let was_unsynced = self.unsynced.load(Ordering::Acquire);
+        if !was_unsynced || !self.is_ordered(state) {
             // All that earlier commits wrote is on the disk.
             state.old_size = state.data_size;
         }
@@ -111,7 +112,7 @@ impl<B: BackingFile> Content<B> {
         }
         let grows = state.size > state.page_size;
         let was_converting = state.converting;
-        if (waiting && self.unsynced.load(Ordering::Acquire)) || (state.doubt && (waiting || grows)) {
+        if (waiting && was_unsynced) || (state.doubt && (waiting || grows)) {
             // What a previous part will describe must be on the disk before its page is, and old bytes must be gone
             // before a page tells of what comes in their place.
             self.barrier(state)?;
