@@ -7,7 +7,7 @@
 //! - its size is the synced one or one it had later;
 //! - each block reads as it was synced or as it was at some time later, never as anything else, never with an error.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 #[path = "core_crash/disk.rs"]
 mod disk;

@@ -87,6 +87,11 @@ impl<B: BackingFile> Content<B> {
         if state.cut.is_some() {
             return Ok(());
         }
+        if std::mem::take(&mut state.heal) {
+            let healed = self.heal(state);
+            state.heal = healed.is_err();
+            return healed;
+        }
         if !matches!(state.form, Form::Paged) {
             return self.commit_inline(state);
         }
@@ -99,7 +104,8 @@ impl<B: BackingFile> Content<B> {
             !cache.pending.is_empty()
         };
         state.limbo = true;
-        if !self.unsynced.load(Ordering::Acquire) || !self.is_ordered(state) {
+        let was_unsynced = self.unsynced.load(Ordering::Acquire);
+        if !was_unsynced || !self.is_ordered(state) {
             // All that earlier commits wrote is on the disk.
             state.old_size = state.data_size;
         }
@@ -111,7 +117,7 @@ impl<B: BackingFile> Content<B> {
         }
         let grows = state.size > state.page_size;
         let was_converting = state.converting;
-        if (waiting && self.unsynced.load(Ordering::Acquire)) || (state.doubt && (waiting || grows)) {
+        if (waiting && was_unsynced) || (state.doubt && (waiting || grows)) {
             // What a previous part will describe must be on the disk before its page is, and old bytes must be gone
             // before a page tells of what comes in their place.
             self.barrier(state)?;
@@ -290,15 +296,16 @@ impl<B: BackingFile> Content<B> {
     /// Before every change: what an error left undone is done, and what a crash left behind the end is cut.
     pub(super) fn make_ready(&self, state: &mut State) -> Result<(), Error> {
         Self::refuse_cut(state)?;
-        if state.heal {
-            self.barrier(state)?;
-            self.commit_in(state)?;
-            self.cut_to(state, backing_len(state.size))?;
-            // Before the backing file grows: what page 0 said before would hold then, or an even older size.
-            self.barrier(state)?;
-            state.heal = false;
-        }
-        if state.limbo { self.commit_in(state) } else { Ok(()) }
+        if state.limbo || state.heal { self.commit_in(state) } else { Ok(()) }
+    }
+
+    /// Commits what a crash left as it was read, and makes it durable: what page 0 said before would hold again once the
+    /// backing file grew.
+    fn heal(&self, state: &mut State) -> Result<(), Error> {
+        self.barrier(state)?;
+        self.commit_in(state)?;
+        self.cut_to(state, backing_len(state.size))?;
+        self.barrier(state)
     }
 
     pub(super) fn cut_to(&self, state: &mut State, len: u64) -> Result<(), Error> {

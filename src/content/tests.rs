@@ -1,6 +1,9 @@
 //! Tests of the room as a whole. Power cuts and kills are in `tests/core_crash.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod backing;
+mod barriers;
 mod faults;
 mod model;
 mod salts;
