@@ -116,9 +116,10 @@ raise_limits() {
     ulimit -c 0
 }
 
-# make_area LABEL: a new folder for one run, its path in AREA, gone with everything mounted in it at exit.
+# make_area: a new folder for one run, its path in AREA, gone with everything mounted in it at exit. The name is short
+# because the names of sockets below it may have 107 bytes.
 make_area() {
-    AREA=$(mktemp -d "$KMSFS_AREA/kmsfs-$1.XXXXXX") || return 1
+    AREA=$(mktemp -d "$KMSFS_AREA/k.XXXXXX") || return 1
     chmod 755 "$AREA"
     trap leave_area EXIT
     trap 'exit 130' INT TERM

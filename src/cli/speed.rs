@@ -10,6 +10,7 @@ use super::init::caller;
 use super::output;
 use crate::crypto::aead::{BLOCK_LEN, DefaultGcm, Gcm, PortableGcm};
 use crate::crypto::derive;
+use crate::crypto::xts::XtsKey;
 use crate::crypto::{BlockAad, DataKey, GcmKey, Secret, Suite};
 use crate::kms::{EncryptionContext, Kms, KmsError, LocalKms};
 
@@ -34,6 +35,7 @@ struct Figure {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut figures = gcm::<DefaultGcm>("default");
     figures.extend(gcm::<PortableGcm>("portable"));
+    figures.push(xts());
     figures.push(siv());
     figures.extend(wrapping()?);
     if args.json {
@@ -78,6 +80,17 @@ fn gcm<P: Gcm>(role: &str) -> Vec<Figure> {
         unit: "GB/s",
     };
     vec![figure("seal", sealing), figure("open", opening)]
+}
+
+fn xts() -> Figure {
+    let key = XtsKey::new(&derive::xts_keys(&DataKey::random(), 0)).expect("derived halves differ");
+    let mut unit = [7; BLOCK_LEN];
+    let per_second = rate(|| key.encrypt(1, black_box(&mut unit)));
+    Figure {
+        what: "AES-256-XTS, xts-mode, 4 KiB units".to_owned(),
+        value: per_second * BLOCK_LEN as f64 / 1e9,
+        unit: "GB/s",
+    }
 }
 
 fn siv() -> Figure {

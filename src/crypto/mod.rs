@@ -19,6 +19,7 @@ pub mod random;
 pub mod secret;
 pub mod siv;
 pub mod suite;
+pub mod xts;
 
 pub use aead::{BlockAad, GcmKey, NONCE_LEN, Nonce, TAG_LEN, Tag};
 pub use secret::{DataKey, Secret};
