@@ -152,10 +152,11 @@ impl EncryptedFs {
         if size == 0 && file.content().is_none() {
             return Ok(());
         }
-        self.content_for_writing(caller, file)?.truncate(size)?;
-        self.changed(caller, file)?;
+        let cut = self.content_for_writing(caller, file)?.truncate(size);
+        file.pin_mtime(None);
         self.after_write(file);
-        Ok(())
+        cut?;
+        self.changed(caller, file)
     }
 
     /// The content changed on behalf of `caller`: privileges that were given to the old content end, as

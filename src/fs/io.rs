@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Result;
 use super::open_file::OpenFile;
@@ -31,6 +31,8 @@ pub struct FileHandle {
     pub mode: OpenMode,
     /// Who opened it: writes out of the kernel's cache come in nobody's name.
     pub caller: Caller,
+    /// The failures that were told through it.
+    seen: AtomicU64,
 }
 
 /// A file that was opened.
@@ -77,7 +79,8 @@ impl EncryptedFs {
 
     pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> u64 {
         file.writers.fetch_add(mode.write.into(), Ordering::AcqRel);
-        self.file_handles.insert(FileHandle { file, mode, caller: *caller })
+        let seen = file.failures.sample();
+        self.file_handles.insert(FileHandle { file, mode, caller: *caller, seen })
     }
 
     /// Whether the file may be written through any handle.
@@ -124,23 +127,24 @@ impl EncryptedFs {
             }
             Ok(())
         });
-        written.map_err(|error| self.report(file.ino, error))?;
-        if origin == WriteOrigin::PrivilegesEnd {
-            self.changed(caller, file)?;
-        }
         file.pin_mtime(None);
+        // After an error, too: a part may have been written.
         self.after_write(file);
-        Ok(())
+        written.map_err(|error| self.report(file.ino, error))?;
+        if origin == WriteOrigin::PrivilegesEnd { self.changed(caller, file) } else { Ok(()) }
     }
 
     /// close(2) of one descriptor: what can be written out without waiting for the disk is.
+    ///
+    /// # Errors
+    /// Also what failed in the background since the last fsync or close.
     pub fn flush(&self, handle: u64) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
-        let waits_for_disk = handle.file.content().is_none_or(|content| content.state().needs_barrier);
-        if waits_for_disk {
-            return Ok(());
-        }
-        handle.file.commit().map_err(|error| self.report(handle.file.ino, error))
+        let file = &handle.file;
+        let waits_for_disk = file.content().is_none_or(|content| content.state().needs_barrier);
+        let committed = if waits_for_disk { Ok(()) } else { file.commit() };
+        let told = file.failures.tell(&handle.seen);
+        committed.map_err(|error| self.report(file.ino, error)).and(told)
     }
 
     /// The last descriptor of a handle is gone.
@@ -152,10 +156,15 @@ impl EncryptedFs {
     }
 
     /// Makes a file durable, and what its name needs.
+    ///
+    /// # Errors
+    /// Also what failed in the background since the last fsync or close.
     pub fn fsync(&self, caller: &Caller, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        file.sync(!data_only).map_err(|error| self.report(file.ino, error))?;
+        let synced = file.sync(!data_only);
+        let told = file.failures.tell(&handle.seen);
+        synced.map_err(|error| self.report(file.ino, error)).and(told)?;
         if file.long_name.load(Ordering::Relaxed) {
             // The side symlink is an object of its own, which the sync of the file need not cover on every store.
             match self.at_location(caller, file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {
@@ -178,11 +187,10 @@ impl EncryptedFs {
             }
             Ok(())
         });
-        done.map_err(|error| self.report(file.ino, error))?;
-        self.changed(caller, file)?;
         file.pin_mtime(None);
         self.after_write(file);
-        Ok(())
+        done.map_err(|error| self.report(file.ino, error))?;
+        self.changed(caller, file)
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.

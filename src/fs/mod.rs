@@ -17,6 +17,7 @@ mod attr;
 mod backing;
 mod dirs;
 mod error;
+mod failures;
 mod inode;
 mod io;
 mod listing;

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::backing::Backing;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
+use super::failures::Failures;
 use super::{EncryptedFs, Ino, relax};
 use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
@@ -47,12 +48,14 @@ pub struct OpenFile {
     pinned_mtime: Mutex<Option<Time>>,
     /// Whether the background thread looks after it.
     pub(super) queued: AtomicBool,
+    /// What the background thread could not do.
+    pub(super) failures: Failures,
     /// Whether its name is a long one: then syncing it must make the side symlink durable too.
     pub long_name: AtomicBool,
 }
 
 impl OpenFile {
-    fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
+    pub(super) fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
         Self {
             ino,
             backing: Arc::new(Backing::new(fd, writable)),
@@ -63,6 +66,7 @@ impl OpenFile {
             reserved: Mutex::new(None),
             pinned_mtime: Mutex::new(None),
             queued: AtomicBool::new(false),
+            failures: Failures::default(),
             long_name: AtomicBool::new(false),
         }
     }
@@ -98,30 +102,35 @@ impl OpenFile {
 
     /// Writes out what is pending, without touching the modification time if that was set since.
     pub fn commit(&self) -> Result<()> {
-        let Some(content) = self.content() else { return Ok(()) };
-        if content.state().dirty {
-            content.commit()?;
-            self.restore_mtime()?;
+        match self.content() {
+            Some(content) if content.state().dirty && self.backing.is_writable() => {
+                content.commit()?;
+                self.restore_mtime()
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes everything durable: fdatasync, or fsync if `all`.
     pub fn sync(&self, all: bool) -> Result<()> {
         match self.content() {
-            Some(content) => {
+            Some(content) if self.backing.is_writable() => {
                 content.sync(all)?;
                 self.restore_mtime()
             }
-            None => Ok(sys::file::sync_all(self.backing.fd().as_fd())?),
+            _ => Ok(sys::file::sync_all(self.backing.fd().as_fd())?),
         }
     }
 
     /// Makes everything durable and drops what was kept for a crash.
     pub fn settle(&self) -> Result<()> {
-        let Some(content) = self.content() else { return Ok(()) };
-        content.settle()?;
-        self.restore_mtime()
+        match self.content() {
+            Some(content) if self.backing.is_writable() => {
+                content.settle()?;
+                self.restore_mtime()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn restore_mtime(&self) -> Result<()> {
@@ -157,6 +166,17 @@ impl OpenFiles {
             *users += 1;
             file.clone()
         })
+    }
+
+    /// One more user of `file`; false if it is not the open file of its inode any more.
+    pub fn join(&self, file: &Arc<OpenFile>) -> bool {
+        match self.files.lock().get_mut(&file.ino) {
+            Some((open, users)) if Arc::ptr_eq(open, file) => {
+                *users += 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Enters `file` with one user, unless another thread was first: then its file is the one.
