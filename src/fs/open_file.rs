@@ -288,7 +288,7 @@ impl EncryptedFs {
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
-            let parent = self.dir(caller, location.parent)?;
+            let Some(parent) = self.parent_of(caller, &location)? else { continue };
             let name = parent.encode(&location.name)?;
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
