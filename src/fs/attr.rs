@@ -162,9 +162,11 @@ impl EncryptedFs {
     /// The content changed on behalf of `caller`: privileges that were given to the old content end, as
     /// write(2) and chmod(2) say, unless the caller is root.
     pub(super) fn changed(&self, caller: &Caller, file: &OpenFile) -> Result<()> {
-        if caller.uid == 0 {
-            return Ok(());
-        }
+        if caller.uid == 0 { Ok(()) } else { self.end_privileges(file) }
+    }
+
+    /// The same where the kernel has decided that the privileges end.
+    pub(super) fn end_privileges(&self, file: &OpenFile) -> Result<()> {
         let stat = file.stat()?;
         let perm = without_privileges(stat.perm);
         if perm != stat.perm {

@@ -92,6 +92,11 @@ impl OpenFile {
         *self.reserved.lock() = None;
     }
 
+    /// The directory that its envelope is, or shall be, bound to.
+    pub fn home(&self) -> Option<Arc<Dir>> {
+        self.home.lock().clone()
+    }
+
     /// The envelope moved with the file, or is good in more directories now.
     pub fn set_envelope(&self, envelope: Envelope) {
         let mut slot = self.envelope.lock();
@@ -362,6 +367,40 @@ impl EncryptedFs {
         }
     }
 
+    /// O_TRUNC of a file that nobody has open: what it held need not be readable, but its key must be given. One more
+    /// user of the file, if it was cut.
+    pub(super) fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
+        if self.files.peek(ino).is_some() {
+            return Ok(None);
+        }
+        let file = self.files.enter(self.open_backing(caller, ino, true)?);
+        let cut = self.cut_if_unread(caller, &file);
+        match cut {
+            Ok(true) => {
+                self.sizes.forget(ino);
+                Ok(Some(file))
+            }
+            other => {
+                self.files.leave(ino);
+                other.map(|_| None).map_err(|error| self.report(ino, error))
+            }
+        }
+    }
+
+    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
+        let _places = self.places.read();
+        // Whoever opens it at the same time waits, and finds it empty.
+        let _envelope = file.envelope.lock();
+        if file.content().is_some() || !file.backing.is_writable() {
+            return Ok(false);
+        }
+        let key = self.new_key(caller, file)?;
+        sys::file::set_len(file.backing.fd().as_fd(), 0)?;
+        *file.reserved.lock() = Some(key);
+        self.changed(caller, file)?;
+        Ok(true)
+    }
+
     /// The key for a file that is about to be made in `parent`.
     pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<FreshKey> {
         Ok(FreshKey(self.sealer(caller).create(&self.key_id, Kind::FileGcm, parent.place())?))
@@ -442,14 +481,19 @@ impl EncryptedFs {
     /// A key for a file without content: the one it has already, from an attribute or from content that was cut
     /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
     fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        let place = self.place_of(caller, file)?;
         if let Some(stored) = self.load_envelope(caller, file)? {
             let envelope = Envelope::parse(&stored)?;
             require_kind(&envelope, Kind::FileGcm)?;
+            let place = self.place_of(caller, file)?;
             let key = self.sealer(caller).unlock(&envelope, place)?;
             return Ok(NewKey { key, envelope, is_stored: true });
         }
-        let place = if file.stat()?.nlink > 1 { Place::Linked } else { place };
+        // Not where it was opened: of its names, another one may be left.
+        let place = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.place(), stat.nlink))) {
+            Ok((place, 1)) => place,
+            Ok(_) | Err(Error::Sys(Errno::STALE)) => Place::Linked,
+            Err(error) => return Err(error),
+        };
         let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
