@@ -152,18 +152,21 @@ impl EncryptedFs {
         if size == 0 && file.content().is_none() {
             return Ok(());
         }
-        self.content_for_writing(caller, file)?.truncate(size)?;
-        self.changed(caller, file)?;
+        let cut = self.content_for_writing(caller, file)?.truncate(size);
+        file.pin_mtime(None);
         self.after_write(file);
-        Ok(())
+        cut?;
+        self.changed(caller, file)
     }
 
     /// The content changed on behalf of `caller`: privileges that were given to the old content end, as
     /// write(2) and chmod(2) say, unless the caller is root.
     pub(super) fn changed(&self, caller: &Caller, file: &OpenFile) -> Result<()> {
-        if caller.uid == 0 {
-            return Ok(());
-        }
+        if caller.uid == 0 { Ok(()) } else { self.end_privileges(file) }
+    }
+
+    /// The same where the kernel has decided that the privileges end.
+    pub(super) fn end_privileges(&self, file: &OpenFile) -> Result<()> {
         let stat = file.stat()?;
         let perm = without_privileges(stat.perm);
         if perm != stat.perm {

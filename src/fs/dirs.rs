@@ -222,6 +222,14 @@ impl EncryptedFs {
         self.dirs.insert(Arc::new(dir));
     }
 
+    /// The directory of a location; `None` if it is gone, and the location out of date.
+    pub(super) fn parent_of(&self, caller: &Caller, location: &Location) -> Result<Option<Arc<Dir>>> {
+        match self.dir(caller, location.parent) {
+            Err(Error::Sys(Errno::STALE | Errno::NOENT | Errno::NOTDIR)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Calls `act` with an open parent and the stored name, for each place where `ino` was seen, until one
     /// still leads to it.
     ///
@@ -234,7 +242,7 @@ impl EncryptedFs {
         mut act: impl FnMut(&Arc<Dir>, &EncodedName, &Stat) -> Result<T>,
     ) -> Result<T> {
         for location in self.inodes.locations(ino) {
-            let parent = self.dir(caller, location.parent)?;
+            let Some(parent) = self.parent_of(caller, &location)? else { continue };
             let name = parent.encode(&location.name)?;
             match sys::stat::at(parent.fd(), stored(&name)) {
                 Ok(stat) if self.ino_of(&stat)? == ino => return act(&parent, &name, &stat),

@@ -46,13 +46,36 @@ impl Inode {
     fn locations(&self) -> impl Iterator<Item = &Location> {
         std::iter::once(&self.at).chain(self.more.iter().flat_map(|more| more.iter()))
     }
+
+    fn drop_further(&mut self, at: &Location) {
+        if let Some(more) = &mut self.more {
+            more.retain(|known| known != at);
+            if more.is_empty() {
+                self.more = None;
+            }
+        }
+    }
+
+    /// Adds a location. Old ones, which may lead nowhere, make room: a file with so many links is kept by twice as many
+    /// names, and one that was dropped by mistake comes back with the next lookup.
+    fn add(&mut self, at: Location, links: usize) {
+        if self.locations().any(|known| *known == at) {
+            return;
+        }
+        let more = self.more.get_or_insert_default();
+        if more.len() >= 2 * links {
+            more.remove(0);
+        }
+        more.push(at);
+    }
 }
 
 /// One owner of all that is known of inodes. Entries live from the first lookup to the last forget, so the
 /// table is as large as the kernel's own; it holds no descriptor.
 ///
 /// A location may be out of date (the name was removed, or given to another file): whoever uses one checks
-/// the inode number of what it finds. A rename therefore is the only operation that must update it.
+/// the inode number of what it finds. A rename therefore is the only operation that must update it: before, with the new
+/// location, and afterwards, without the old one, so that the inode can be reached at every moment.
 #[derive(Default)]
 pub struct InodeTable {
     inodes: Mutex<HashMap<Ino, Inode>>,
@@ -79,8 +102,8 @@ impl InodeTable {
         if stat.nlink <= 1 || stat.kind == FileKind::Directory {
             inode.at = at;
             inode.more = None;
-        } else if !inode.locations().any(|known| *known == at) {
-            inode.more.get_or_insert_default().push(at);
+        } else {
+            inode.add(at, stat.nlink as usize);
         }
         generation
     }
@@ -107,10 +130,28 @@ impl InodeTable {
         self.inodes.lock().get(&ino).map(|inode| inode.kind)
     }
 
+    /// Notes that `ino` will soon be at `to`; true if that is news.
+    pub fn renaming(&self, ino: Ino, to: &Location) -> bool {
+        let mut inodes = self.inodes.lock();
+        let Some(inode) = inodes.get_mut(&ino).filter(|inode| !inode.locations().any(|known| known == to)) else {
+            return false;
+        };
+        inode.more.get_or_insert_default().push(to.clone());
+        true
+    }
+
+    /// Notes that `ino` did not get to `to`.
+    pub fn not_renamed(&self, ino: Ino, to: &Location) {
+        if let Some(inode) = self.inodes.lock().get_mut(&ino) {
+            inode.drop_further(to);
+        }
+    }
+
     /// Notes that the object at `from` is now at `to`.
     pub fn renamed(&self, ino: Ino, from: &Location, to: Location) {
         let mut inodes = self.inodes.lock();
         let Some(inode) = inodes.get_mut(&ino) else { return };
+        inode.drop_further(&to);
         let more = inode.more.iter_mut().flat_map(|more| more.iter_mut());
         match std::iter::once(&mut inode.at).chain(more).find(|known| **known == *from) {
             Some(known) => *known = to,
@@ -187,6 +228,30 @@ mod tests {
         assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
         table.renamed(Ino(7), &b, c.clone());
         assert_eq!(table.locations(Ino(7)), [a, c]);
+    }
+
+    #[test]
+    fn an_inode_can_be_reached_while_it_is_renamed() {
+        let table = InodeTable::default();
+        let (a, b) = (Location::new(Ino::ROOT, b"a"), Location::new(Ino(9), b"b"));
+        table.looked_up(Ino(7), a.clone(), &stat(1, 1), 0);
+        assert!(table.renaming(Ino(7), &b));
+        assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
+        table.not_renamed(Ino(7), &b);
+        assert_eq!(table.locations(Ino(7)), [a.clone()]);
+        assert!(table.renaming(Ino(7), &b));
+        table.renamed(Ino(7), &a, b.clone());
+        assert_eq!(table.locations(Ino(7)), [b]);
+    }
+
+    #[test]
+    fn names_that_come_and_go_do_not_pile_up() {
+        let table = InodeTable::default();
+        for number in 0..1000_u32 {
+            table.looked_up(Ino(7), Location::new(Ino::ROOT, &number.to_le_bytes()), &stat(2, 1), 0);
+        }
+        assert!(table.locations(Ino(7)).len() <= 5);
+        assert!(table.locations(Ino(7)).contains(&Location::new(Ino::ROOT, &999_u32.to_le_bytes())));
     }
 
     #[test]

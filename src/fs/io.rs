@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Result;
 use super::open_file::OpenFile;
@@ -31,6 +31,8 @@ pub struct FileHandle {
     pub mode: OpenMode,
     /// Who opened it: writes out of the kernel's cache come in nobody's name.
     pub caller: Caller,
+    /// The failures that were told through it.
+    seen: AtomicU64,
 }
 
 /// A file that was opened.
@@ -63,42 +65,30 @@ impl EncryptedFs {
         if mode.write || mode.truncate {
             self.writable()?;
         }
-        let cut = mode.truncate && self.cut_unread(caller, ino)?;
+        if mode.truncate
+            && let Some(file) = self.cut_unread(caller, ino)?
+        {
+            return Ok(Opened { handle: self.new_handle(caller, file, mode) });
+        }
         let file = self.acquire_file(caller, ino, mode.write || mode.truncate)?;
-        if mode.truncate && !cut {
-            let cut = self.truncate_open(caller, &file, 0);
-            if let Err(error) = cut {
-                self.release_file(&file);
-                return Err(self.report(ino, error));
-            }
+        if mode.truncate
+            && let Err(error) = self.truncate_open(caller, &file, 0)
+        {
+            self.release_file(&file);
+            return Err(self.report(ino, error));
         }
         Ok(Opened { handle: self.new_handle(caller, file, mode) })
     }
 
     pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> u64 {
         file.writers.fetch_add(mode.write.into(), Ordering::AcqRel);
-        self.file_handles.insert(FileHandle { file, mode, caller: *caller })
+        let seen = file.failures.sample();
+        self.file_handles.insert(FileHandle { file, mode, caller: *caller, seen })
     }
 
     /// Whether the file may be written through any handle.
     pub fn has_writers(&self, handle: u64) -> bool {
         self.file_handles.get(handle).is_ok_and(|handle| handle.file.writers.load(Ordering::Acquire) > 0)
-    }
-
-    /// O_TRUNC of a file that nobody has open needs no key: what it held need not be readable. False if it is open.
-    fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<bool> {
-        if self.files.peek(ino).is_some() {
-            return Ok(false);
-        }
-        let file = self.files.enter(self.open_backing(caller, ino, true)?);
-        let unread = file.content().is_none();
-        let cut = if unread { sys::file::set_len(file.backing.fd().as_fd(), 0) } else { Ok(()) };
-        self.files.leave(ino);
-        cut?;
-        if unread {
-            self.changed(caller, &file)?;
-        }
-        Ok(unread)
     }
 
     /// Reads at `at`; short only at the end of the file.
@@ -113,7 +103,7 @@ impl EncryptedFs {
     /// Writes all of `data` at `at` (at the end, if the handle appends and `in_order`).
     ///
     /// `in_order` is false for writes out of the kernel's cache, which already stand where they belong.
-    pub fn write(&self, caller: &Caller, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
+    pub fn write(&self, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
         let written = self.content_for_writing(&handle.caller, file).and_then(|content| {
@@ -124,23 +114,24 @@ impl EncryptedFs {
             }
             Ok(())
         });
-        written.map_err(|error| self.report(file.ino, error))?;
-        if origin == WriteOrigin::PrivilegesEnd {
-            self.changed(caller, file)?;
-        }
         file.pin_mtime(None);
+        // After an error, too: a part may have been written.
         self.after_write(file);
-        Ok(())
+        written.map_err(|error| self.report(file.ino, error))?;
+        if origin == WriteOrigin::PrivilegesEnd { self.end_privileges(file) } else { Ok(()) }
     }
 
     /// close(2) of one descriptor: what can be written out without waiting for the disk is.
+    ///
+    /// # Errors
+    /// Also what failed in the background since the last fsync or close.
     pub fn flush(&self, handle: u64) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
-        let waits_for_disk = handle.file.content().is_none_or(|content| content.state().needs_barrier);
-        if waits_for_disk {
-            return Ok(());
-        }
-        handle.file.commit().map_err(|error| self.report(handle.file.ino, error))
+        let file = &handle.file;
+        let waits_for_disk = file.content().is_none_or(|content| content.state().needs_barrier);
+        let committed = if waits_for_disk { Ok(()) } else { file.commit() };
+        let told = file.failures.tell(&handle.seen);
+        committed.map_err(|error| self.report(file.ino, error)).and(told)
     }
 
     /// The last descriptor of a handle is gone.
@@ -152,10 +143,15 @@ impl EncryptedFs {
     }
 
     /// Makes a file durable, and what its name needs.
+    ///
+    /// # Errors
+    /// Also what failed in the background since the last fsync or close.
     pub fn fsync(&self, caller: &Caller, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        file.sync(!data_only).map_err(|error| self.report(file.ino, error))?;
+        let synced = file.sync(!data_only);
+        let told = file.failures.tell(&handle.seen);
+        synced.map_err(|error| self.report(file.ino, error)).and(told)?;
         if file.long_name.load(Ordering::Relaxed) {
             // The side symlink is an object of its own, which the sync of the file need not cover on every store.
             match self.at_location(caller, file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {
@@ -178,11 +174,10 @@ impl EncryptedFs {
             }
             Ok(())
         });
-        done.map_err(|error| self.report(file.ino, error))?;
-        self.changed(caller, file)?;
         file.pin_mtime(None);
         self.after_write(file);
-        Ok(())
+        done.map_err(|error| self.report(file.ino, error))?;
+        self.changed(caller, file)
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.
@@ -198,18 +193,25 @@ impl EncryptedFs {
     }
 
     /// copy_file_range(2): through memory, block by block; the data keys differ. Returns the bytes copied.
-    pub fn copy_range(&self, caller: &Caller, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
         const STEP: usize = 1 << 20;
         let mut buffer = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
         let mut done = 0;
         while done < len {
             let step = buffer.len().min(usize::try_from(len - done).unwrap_or(STEP));
-            let got = self.read(from.0, from.1 + done, &mut buffer[..step])?;
-            if got == 0 {
-                break;
+            let copied = self.read(from.0, from.1 + done, &mut buffer[..step]).and_then(|got| {
+                if got > 0 {
+                    self.write(to.0, to.1 + done, &buffer[..got], WriteOrigin::Cache)?;
+                }
+                Ok(got)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(got) => done += got as u64,
+                // What was copied counts; the next call meets the error again.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
             }
-            self.write(caller, to.0, to.1 + done, &buffer[..got], WriteOrigin::Cache)?;
-            done += got as u64;
         }
         Ok(done)
     }

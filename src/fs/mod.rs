@@ -17,6 +17,7 @@ mod attr;
 mod backing;
 mod dirs;
 mod error;
+mod failures;
 mod inode;
 mod io;
 mod listing;
@@ -187,10 +188,9 @@ impl EncryptedFs {
         if self.config.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }
 
-    /// Whose new objects are, if not the daemon's own.
-    fn owner_for(&self, caller: &Caller) -> Option<(u32, u32)> {
-        let foreign = self.config.allow_other && self.uid == 0 && (caller.uid != 0 || caller.gid != 0);
-        foreign.then_some((caller.uid, caller.gid))
+    /// Whether what `caller` makes is to be given to them, because it would be the daemon's.
+    fn is_foreign(&self, caller: &Caller) -> bool {
+        self.config.allow_other && self.uid == 0 && (caller.uid != 0 || caller.gid != 0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names: looking up, making and removing objects, hard links.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
@@ -82,7 +82,7 @@ impl EncryptedFs {
                 return Err(error.into());
             }
         };
-        let made = self.give_to_caller(caller, &fd, perm).and_then(|()| Ok(sys::stat::of_fd(&fd)?));
+        let made = self.give_to_caller(caller, &dir, &fd).and_then(|()| Ok(sys::stat::of_fd(&fd)?));
         let stat = match made {
             Ok(stat) => stat,
             Err(error) => {
@@ -111,28 +111,31 @@ impl EncryptedFs {
         Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
     }
 
-    fn give_to_caller(&self, caller: &Caller, fd: &OwnedFd, perm: u32) -> Result<()> {
-        let Some((uid, gid)) = self.owner_for(caller) else { return Ok(()) };
-        let inherits = sys::stat::of_fd(fd)?;
-        // In a setgid directory the store has already given the group of the directory.
-        let gid = (inherits.gid == sys::process::effective_gid()).then_some(gid);
-        sys::file::chown(fd.as_fd(), Some(uid), gid)?;
-        if perm & 0o6000 != 0 {
+    /// Gives a new file to the caller.
+    fn give_to_caller(&self, caller: &Caller, dir: &Dir, fd: &OwnedFd) -> Result<()> {
+        if !self.is_foreign(caller) {
+            return Ok(());
+        }
+        let stat = sys::stat::of_fd(fd)?;
+        sys::file::chown(fd.as_fd(), Some(caller.uid), group_for(caller, dir, &stat)?)?;
+        if stat.perm & PRIVILEGES != 0 && stat.kind == FileKind::File {
             // chown(2) took them away.
-            sys::file::chmod(fd.as_fd(), perm)?;
+            sys::file::chmod(fd.as_fd(), stat.perm)?;
         }
         Ok(())
     }
 
-    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8], perm: Option<u32>) -> Result<()> {
-        let Some((uid, gid)) = self.owner_for(caller) else { return Ok(()) };
-        let inherits = sys::stat::at(dir.fd(), name)?;
-        let gid = (inherits.gid == sys::process::effective_gid()).then_some(gid);
-        sys::dir::chown(dir.fd(), name, Some(uid), gid)?;
-        match perm {
-            Some(perm) if perm & 0o6000 != 0 => Ok(sys::dir::chmod(dir.fd(), name, perm)?),
-            _ => Ok(()),
+    /// The same for what has no descriptor.
+    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8]) -> Result<()> {
+        if !self.is_foreign(caller) {
+            return Ok(());
         }
+        let stat = sys::stat::at(dir.fd(), name)?;
+        sys::dir::chown(dir.fd(), name, Some(caller.uid), group_for(caller, dir, &stat)?)?;
+        if stat.perm & PRIVILEGES != 0 && stat.kind != FileKind::Symlink {
+            sys::dir::chmod(dir.fd(), name, stat.perm)?;
+        }
+        Ok(())
     }
 
     /// Makes an object by `make`, which gets the directory and the stored name, gives it to the caller and tells
@@ -141,7 +144,6 @@ impl EncryptedFs {
         &self,
         caller: &Caller,
         at: Location,
-        perm: Option<u32>,
         make: impl FnOnce(&Arc<Dir>, &EncodedName) -> Result<()>,
     ) -> Result<Looked> {
         self.writable()?;
@@ -154,10 +156,14 @@ impl EncryptedFs {
             }
             return Err(error);
         }
-        let told =
-            self.give_name_to_caller(caller, &dir, stored(&encoded), perm).and_then(|()| self.look(&dir, &encoded, at));
+        let given = self.give_name_to_caller(caller, &dir, stored(&encoded));
+        let told = given.and_then(|()| self.look(&dir, &encoded, at.clone()));
         told.inspect_err(|_| {
+            let home = self.long_links.take(&at).then(|| self.home_to_remove(&dir, stored(&encoded))).flatten();
             let _ = sys::dir::unlink(dir.fd(), stored(&encoded));
+            if let Some(home) = home {
+                self.long_links.remove(&home);
+            }
             dir.retire(&encoded);
         })
     }
@@ -165,15 +171,13 @@ impl EncryptedFs {
     /// Makes a fifo, socket, device node or empty regular file.
     pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
         let perm = self.dir(caller, at.parent)?.creation_perm(new.perm, new.umask)?;
-        self.make(caller, at, Some(perm), |dir, name| {
-            Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
-        })
+        self.make(caller, at, |dir, name| Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?))
     }
 
     /// Makes a symlink.
     pub fn symlink(&self, caller: &Caller, at: Location, target: &[u8]) -> Result<Looked> {
         let noted = at.clone();
-        self.make(caller, at, None, |dir, name| self.make_symlink(dir, stored(name), noted, target))
+        self.make(caller, at, |dir, name| self.make_symlink(dir, stored(name), noted, target))
     }
 
     /// Makes a directory: beside its place first, so that it never stands there without an envelope.
@@ -185,7 +189,7 @@ impl EncryptedFs {
         let temporary = format!(".kmsfs.new.{:016x}", u64::from_le_bytes(random::array()));
         parent.prepare(&encoded)?;
         let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
-            sys::dir::rename(parent.fd(), temporary.as_bytes(), parent.fd(), stored(&encoded), RenameFlags::NOREPLACE)?;
+            put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });
         let (fd, key) = made.inspect_err(|error| {
@@ -214,10 +218,7 @@ impl EncryptedFs {
         self.log_mirror(caller, &key, &envelope, parent.place())?;
         let stat = sys::stat::of_fd(&fd)?;
         let surplus = 0o700 & !perm;
-        if let Some((uid, gid)) = self.owner_for(caller) {
-            let gid = (stat.gid == sys::process::effective_gid()).then_some(gid);
-            sys::file::chown(fd.as_fd(), Some(uid), gid)?;
-        }
+        self.give_to_caller(caller, parent, &fd)?;
         if surplus != 0 {
             sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
         }
@@ -315,9 +316,18 @@ impl EncryptedFs {
             Ok(())
         });
         match (found, self.files.peek(ino)) {
-            // It has no name any more, but someone holds it open: link(2) through /proc/self/fd.
+            // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
             (Err(Error::Sys(Errno::STALE)), Some(file)) => {
-                Ok(sys::dir::link_fd(file.backing.fd().as_fd(), to.fd(), name)?)
+                let _places = self.places.write();
+                let fd = file.backing.fd();
+                if let Some(home) = file.home()
+                    && let Some(old) = self.envelopes.load(fd.as_fd())?
+                {
+                    self.store_linked(caller, ino, (fd.as_fd(), home.place()), &old)?;
+                }
+                sys::dir::link_fd(fd.as_fd(), to.fd(), name)?;
+                file.set_home(None);
+                Ok(())
             }
             (found, _) => found,
         }
@@ -325,16 +335,18 @@ impl EncryptedFs {
 
     /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
     pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
-        self.with_envelope(ino, parent, name, |fd, old| {
-            let envelope = Envelope::parse(&old)?;
-            if envelope.is_linked() {
-                return Ok(());
-            }
-            let linked = self.sealer(caller).linked(&envelope, parent.place())?;
-            self.envelopes.replace(fd, &old, &linked.encode())?;
-            self.rebound(ino, linked);
-            Ok(())
-        })
+        self.with_envelope(ino, parent, name, |fd, old| self.store_linked(caller, ino, (fd, parent.place()), &old))
+    }
+
+    fn store_linked(&self, caller: &Caller, ino: Ino, (fd, place): (BorrowedFd<'_>, Place), old: &[u8]) -> Result<()> {
+        let envelope = Envelope::parse(old)?;
+        if envelope.is_linked() {
+            return Ok(());
+        }
+        let linked = self.sealer(caller).linked(&envelope, place)?;
+        self.envelopes.replace(fd, old, &linked.encode())?;
+        self.rebound(ino, linked);
+        Ok(())
     }
 
     /// Calls `act` with a descriptor and the stored envelope of an object, if it has one.
@@ -343,7 +355,7 @@ impl EncryptedFs {
         ino: Ino,
         parent: &Dir,
         name: &[u8],
-        act: impl Fn(std::os::fd::BorrowedFd<'_>, Vec<u8>) -> Result<()>,
+        act: impl Fn(BorrowedFd<'_>, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         relax::retry(parent.fd(), name, 0o600, || {
             let open = self.files.peek(ino).map(|file| file.backing.fd());
@@ -388,5 +400,31 @@ impl EncryptedFs {
     /// Attributes of a backing object, for callers that hold its directory.
     pub(super) fn stat_in(&self, dir: &Dir, name: &EncodedName) -> Result<Stat> {
         Ok(sys::stat::at(dir.fd(), stored(name))?)
+    }
+}
+
+const PRIVILEGES: u32 = 0o6000;
+const SETGID: u32 = 0o2000;
+
+/// The group that a new object gets besides its owner. None if the store gave it that of its directory: because that is
+/// setgid, or because the store always does (mount option grpid).
+fn group_for(caller: &Caller, dir: &Dir, new: &Stat) -> Result<Option<u32>> {
+    let inherited = new.gid != sys::process::effective_gid() || sys::stat::of_fd(dir.fd())?.perm & SETGID != 0;
+    Ok((!inherited).then_some(caller.gid))
+}
+
+/// Gives what was made as `temporary` its name, unless that is taken.
+///
+/// # Errors
+/// EEXIST if it is.
+fn put_new(dir: BorrowedFd<'_>, temporary: &[u8], name: &[u8]) -> Result<()> {
+    match sys::dir::rename(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
+        // Stores as NFS know no flags. The kernel locks the directory, and a volume has one writer.
+        Err(Errno::INVAL) => match sys::stat::at(dir, name) {
+            Ok(_) => Err(Errno::EXIST.into()),
+            Err(Errno::NOENT) => Ok(sys::dir::rename(dir, temporary, dir, name, RenameFlags::empty())?),
+            Err(error) => Err(error.into()),
+        },
+        done => Ok(done?),
     }
 }

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::backing::Backing;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
+use super::failures::Failures;
 use super::{EncryptedFs, Ino, relax};
 use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
@@ -47,12 +48,14 @@ pub struct OpenFile {
     pinned_mtime: Mutex<Option<Time>>,
     /// Whether the background thread looks after it.
     pub(super) queued: AtomicBool,
+    /// What the background thread could not do.
+    pub(super) failures: Failures,
     /// Whether its name is a long one: then syncing it must make the side symlink durable too.
     pub long_name: AtomicBool,
 }
 
 impl OpenFile {
-    fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
+    pub(super) fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
         Self {
             ino,
             backing: Arc::new(Backing::new(fd, writable)),
@@ -63,6 +66,7 @@ impl OpenFile {
             reserved: Mutex::new(None),
             pinned_mtime: Mutex::new(None),
             queued: AtomicBool::new(false),
+            failures: Failures::default(),
             long_name: AtomicBool::new(false),
         }
     }
@@ -88,6 +92,11 @@ impl OpenFile {
         *self.reserved.lock() = None;
     }
 
+    /// The directory that its envelope is, or shall be, bound to.
+    pub fn home(&self) -> Option<Arc<Dir>> {
+        self.home.lock().clone()
+    }
+
     /// The envelope moved with the file, or is good in more directories now.
     pub fn set_envelope(&self, envelope: Envelope) {
         let mut slot = self.envelope.lock();
@@ -98,30 +107,35 @@ impl OpenFile {
 
     /// Writes out what is pending, without touching the modification time if that was set since.
     pub fn commit(&self) -> Result<()> {
-        let Some(content) = self.content() else { return Ok(()) };
-        if content.state().dirty {
-            content.commit()?;
-            self.restore_mtime()?;
+        match self.content() {
+            Some(content) if content.state().dirty && self.backing.is_writable() => {
+                content.commit()?;
+                self.restore_mtime()
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes everything durable: fdatasync, or fsync if `all`.
     pub fn sync(&self, all: bool) -> Result<()> {
         match self.content() {
-            Some(content) => {
+            Some(content) if self.backing.is_writable() => {
                 content.sync(all)?;
                 self.restore_mtime()
             }
-            None => Ok(sys::file::sync_all(self.backing.fd().as_fd())?),
+            _ => Ok(sys::file::sync_all(self.backing.fd().as_fd())?),
         }
     }
 
     /// Makes everything durable and drops what was kept for a crash.
     pub fn settle(&self) -> Result<()> {
-        let Some(content) = self.content() else { return Ok(()) };
-        content.settle()?;
-        self.restore_mtime()
+        match self.content() {
+            Some(content) if self.backing.is_writable() => {
+                content.settle()?;
+                self.restore_mtime()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn restore_mtime(&self) -> Result<()> {
@@ -157,6 +171,17 @@ impl OpenFiles {
             *users += 1;
             file.clone()
         })
+    }
+
+    /// One more user of `file`; false if it is not the open file of its inode any more.
+    pub fn join(&self, file: &Arc<OpenFile>) -> bool {
+        match self.files.lock().get_mut(&file.ino) {
+            Some((open, users)) if Arc::ptr_eq(open, file) => {
+                *users += 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Enters `file` with one user, unless another thread was first: then its file is the one.
@@ -268,7 +293,7 @@ impl EncryptedFs {
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
-            let parent = self.dir(caller, location.parent)?;
+            let Some(parent) = self.parent_of(caller, &location)? else { continue };
             let name = parent.encode(&location.name)?;
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
@@ -340,6 +365,40 @@ impl EncryptedFs {
             Some(file) => self.place_of(caller, &file),
             None => self.at_location(caller, ino, |parent, _, _| Ok(parent.place())),
         }
+    }
+
+    /// O_TRUNC of a file that nobody has open: what it held need not be readable, but its key must be given. One more
+    /// user of the file, if it was cut.
+    pub(super) fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
+        if self.files.peek(ino).is_some() {
+            return Ok(None);
+        }
+        let file = self.files.enter(self.open_backing(caller, ino, true)?);
+        let cut = self.cut_if_unread(caller, &file);
+        match cut {
+            Ok(true) => {
+                self.sizes.forget(ino);
+                Ok(Some(file))
+            }
+            other => {
+                self.files.leave(ino);
+                other.map(|_| None).map_err(|error| self.report(ino, error))
+            }
+        }
+    }
+
+    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
+        let _places = self.places.read();
+        // Whoever opens it at the same time waits, and finds it empty.
+        let _envelope = file.envelope.lock();
+        if file.content().is_some() || !file.backing.is_writable() {
+            return Ok(false);
+        }
+        let key = self.new_key(caller, file)?;
+        sys::file::set_len(file.backing.fd().as_fd(), 0)?;
+        *file.reserved.lock() = Some(key);
+        self.changed(caller, file)?;
+        Ok(true)
     }
 
     /// The key for a file that is about to be made in `parent`.
@@ -422,14 +481,19 @@ impl EncryptedFs {
     /// A key for a file without content: the one it has already, from an attribute or from content that was cut
     /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
     fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        let place = self.place_of(caller, file)?;
         if let Some(stored) = self.load_envelope(caller, file)? {
             let envelope = Envelope::parse(&stored)?;
             require_kind(&envelope, Kind::FileGcm)?;
+            let place = self.place_of(caller, file)?;
             let key = self.sealer(caller).unlock(&envelope, place)?;
             return Ok(NewKey { key, envelope, is_stored: true });
         }
-        let place = if file.stat()?.nlink > 1 { Place::Linked } else { place };
+        // Not where it was opened: of its names, another one may be left.
+        let place = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.place(), stat.nlink))) {
+            Ok((place, 1)) => place,
+            Ok(_) | Err(Error::Sys(Errno::STALE)) => Place::Linked,
+            Err(error) => return Err(error),
+        };
         let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }

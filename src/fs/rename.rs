@@ -40,6 +40,10 @@ impl EncryptedFs {
         if replaced_link && !exchange {
             target.home = self.home_to_remove(&to_dir, stored(&target.name));
         }
+        // Whoever looks for an object meanwhile finds it under one of both names.
+        let expected = self.inodes.renaming(ino, to);
+        let exchanged = target.found.filter(|_| exchange).map(|(other, _)| other);
+        let expected_other = exchanged.is_some_and(|other| self.inodes.renaming(other, from));
         let moved = self.rename_backing(caller, &source, &target, flags);
         if long_link {
             self.long_links.note(if moved.is_ok() { to } else { from }.clone());
@@ -48,16 +52,20 @@ impl EncryptedFs {
             self.long_links.note(if moved.is_ok() { from } else { to }.clone());
         }
         if let Err(error) = moved {
+            if expected {
+                self.inodes.not_renamed(ino, to);
+            }
+            if let Some(other) = exchanged.filter(|_| expected_other) {
+                self.inodes.not_renamed(other, from);
+            }
             if target.found.is_none() {
                 to_dir.retire(&target.name);
             }
             return Err(self.report(ino, error));
         }
         self.inodes.renamed(ino, from, to.clone());
-        if exchange {
-            if let Some((other, _)) = target.found {
-                self.inodes.renamed(other, to, from.clone());
-            }
+        if let Some(other) = exchanged {
+            self.inodes.renamed(other, to, from.clone());
         } else if (from.parent, &from.name) != (to.parent, &to.name) {
             from_dir.retire(&source.name);
         }
@@ -141,7 +149,8 @@ impl EncryptedFs {
             return;
         }
         if let Some(file) = self.files.peek(ino) {
-            file.set_home(Some(at.dir.clone()));
+            // With more names than this one, it may be anywhere.
+            file.set_home((stat.nlink <= 1).then(|| at.dir.clone()));
         }
         let settled = self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
             let envelope = Envelope::parse(&old)?;

@@ -58,9 +58,11 @@ impl LongLinks {
     /// Writes a target and makes it durable: it is rare, and the symlink that needs it must not outlive it.
     fn write(&self, home: &str, bytes: &[u8]) -> Result<()> {
         let file = sys::dir::create(self.folder()?, home.as_bytes(), 0o600)?;
-        sys::file::write_at(file.as_fd(), bytes, 0)?;
-        sys::file::sync_all(file.as_fd())?;
-        Ok(sys::dir::sync(self.folder()?)?)
+        let written = sys::file::write_at(file.as_fd(), bytes, 0)
+            .and_then(|()| sys::file::sync_all(file.as_fd()))
+            .and_then(|()| sys::dir::sync(self.folder.as_ref().ok_or(Errno::NOENT)?));
+        written.inspect_err(|_| self.remove(home))?;
+        Ok(())
     }
 
     /// Removes a target whose last symlink is gone. A stale one does no harm, so failure is none.

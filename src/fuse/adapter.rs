@@ -222,7 +222,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        req: &Request,
+        _req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -233,7 +233,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         guarded("write", || {
-            let written = self.fs.write(&caller(req), fh.0, offset, data, convert::write_origin(write_flags));
+            let written = self.fs.write(fh.0, offset, data, convert::write_origin(write_flags));
             // One request carries at most max_write bytes.
             reply::written(reply, written.map(|()| data.len() as u32));
         });
@@ -455,7 +455,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        req: &Request,
+        _req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -468,7 +468,7 @@ impl Filesystem for Adapter {
     ) {
         guarded("copy_file_range", || {
             let len = len.min(COPY_MAX.into());
-            let copied = self.fs.copy_range(&caller(req), (fh_in.0, offset_in), (fh_out.0, offset_out), len);
+            let copied = self.fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len);
             reply::written(reply, copied.map(|count| count as u32));
         });
     }
