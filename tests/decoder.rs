@@ -3,6 +3,8 @@
 //! Needs python3 with the package `cryptography` 38 or later; without it, the test says so and passes,
 //! unless `KMSFS_REQUIRE_DECODER` is set (as it is where the checks are binding).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsFd;

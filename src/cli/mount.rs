@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::background::{self, Reporter};
 use super::checks;
@@ -10,8 +11,9 @@ use super::failure::{Code, Failure};
 use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
+use super::mounts;
 use super::remount;
-use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, lock};
+use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
 use crate::fs::{EncryptedFs, FsConfig};
 use crate::fuse;
 use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
@@ -87,7 +89,7 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     checks::fuse()?;
     let plan = plan(&args, &options)?;
     let access = if plan.read_only { Access::Read } else { Access::Write };
-    let mut locked = lock(&plan.backing, access)?;
+    let mut locked = lock_volume(&plan.backing, access)?;
     if args.foreground {
         locked.record_pid()?;
         let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan, &secret))?;
@@ -112,6 +114,26 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
         secret.parse(line.clone())?;
         background::start(&arguments(&args, &plan)?, &line)
     })
+}
+
+/// How long a volume that is in use, but not mounted any more, is waited for.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes the volume's lock. After fusermount3 -u its last process may still be putting writes in order: it is waited for.
+fn lock_volume(backing: &Path, access: Access) -> Result<VolumeLock, Failure> {
+    let started = Instant::now();
+    loop {
+        match lock(backing, access) {
+            Err(VolumeError::InUse { .. }) if started.elapsed() < RELEASE_WAIT && !is_mounted(backing) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+fn is_mounted(backing: &Path) -> bool {
+    mounts::list().is_ok_and(|mounts| mounts.iter().any(|mount| mount.backing == backing))
 }
 
 /// The arguments with what `-o` says put in its place.

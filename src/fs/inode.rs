@@ -34,6 +34,7 @@ impl Location {
 struct Inode {
     at: Location,
     /// Further hard links that were looked up.
+    #[expect(clippy::box_collection, reason = "as good as always none, and there are as many inodes as files")]
     more: Option<Box<Vec<Location>>>,
     /// References that the kernel holds (LOOKUP, CREATE and the like; ended by FORGET).
     lookups: u64,

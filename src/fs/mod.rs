@@ -4,7 +4,7 @@
 //! to know FUSE, how keys are kept, and how the user was asked for a passphrase.
 //!
 //! Invariants:
-//! - no descriptor is held for an inode that is only looked up ([`inode`], [`dirs`]);
+//! - no descriptor is held for an inode that is only looked up (`inode`, `dirs`);
 //! - an object gets its envelope before it can hold a byte or an entry;
 //! - open files are reached by their descriptor, so an unlinked one answers like any other;
 //! - nothing here changes the identity of a thread or of the process: new objects are made by the daemon and
