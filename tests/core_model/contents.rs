@@ -130,7 +130,7 @@ impl Kernel {
             return;
         }
         let data = pattern(fill, len);
-        agree(op, self.fs().write(&self.caller, fh, at as u64, &data, origin), Ok(()));
+        agree(op, self.fs().write(fh, at as u64, &data, origin), Ok(()));
         self.tree.node_mut(id).write(at, &data);
     }
 
@@ -199,7 +199,7 @@ impl Kernel {
         let (fhs, target) = ((from.fh, to.fh), to.node);
         let source = &self.tree.node(from.node).bytes;
         let data = source[source.len().min(at)..source.len().min(at + len)].to_vec();
-        let copied = self.fs().copy_range(&self.caller, (fhs.0, at as u64), (fhs.1, at as u64), len as u64);
+        let copied = self.fs().copy_range((fhs.0, at as u64), (fhs.1, at as u64), len as u64);
         assert_eq!(agree(op, copied, Ok(())), Some(data.len() as u64));
         if !data.is_empty() {
             self.tree.node_mut(target).write(at, &data);
