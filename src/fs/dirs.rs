@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::error::{Error, Result};
-use super::{EncryptedFs, Ino, Location, relax};
+use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
@@ -183,7 +183,7 @@ impl EncryptedFs {
             let envelope = self.envelopes.load(fd.as_fd())?;
             Ok((fd, envelope))
         };
-        let (fd, envelope) = relax::retry(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
+        let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
             return Err(Errno::STALE.into());
         }

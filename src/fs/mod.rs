@@ -11,7 +11,8 @@
 //!   given to the caller, so that identities cannot leak between requests.
 //!
 //! Locks, in the order in which they may be taken: `places`, then an open file's envelope, then a table
-//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS.
+//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS,
+//! but for that of changed modes ([`relax`]), which is the last in this order.
 
 mod attr;
 mod backing;
@@ -61,6 +62,7 @@ use inode::InodeTable;
 use io::FileHandle;
 use listing::DirHandle;
 use open_file::{Handles, OpenFiles};
+use relax::Relaxed;
 use sizes::Sizes;
 use symlink::LongLinks;
 use writeback::Writeback;
@@ -100,6 +102,7 @@ pub struct EncryptedFs {
     /// Held for writing while an object's envelope and its directory change together.
     places: RwLock<()>,
     writeback: Writeback,
+    relaxed: Relaxed,
     /// Mirrors of the keys of directories; absent on a read-only mount.
     keys_log: Option<KeysLog>,
     uid: u32,
@@ -136,6 +139,7 @@ impl EncryptedFs {
             dir_handles: Handles::from(2),
             places: RwLock::default(),
             writeback: Writeback::default(),
+            relaxed: Relaxed::default(),
             keys_log,
             uid: sys::process::effective_uid(),
         });

@@ -7,7 +7,7 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::io::OpenMode;
 use super::open_file::is_long;
-use super::{Attr, EncryptedFs, Error, Ino, Location, relax};
+use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::random;
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
@@ -262,7 +262,7 @@ impl EncryptedFs {
     /// ENOTEMPTY if there is anything else; then nothing was removed.
     pub(super) fn remove_leftovers(&self, parent: &Dir, name: &[u8]) -> Result<()> {
         let open = || Ok(sys::dir::open_dir(parent.fd(), name, Access::Read)?);
-        let fd = relax::retry(parent.fd(), name, 0o700, open)?;
+        let fd = self.relaxed(parent.fd(), name, 0o700, open)?;
         let mut leftovers = Vec::new();
         let mut empty = true;
         sys::dir::list(fd.as_fd(), 0, |entry| {
@@ -357,7 +357,7 @@ impl EncryptedFs {
         name: &[u8],
         act: impl Fn(BorrowedFd<'_>, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
-        relax::retry(parent.fd(), name, 0o600, || {
+        self.relaxed(parent.fd(), name, 0o600, || {
             let open = self.files.peek(ino).map(|file| file.backing.fd());
             let fd = match open {
                 Some(fd) => fd,

@@ -11,7 +11,7 @@ use super::backing::Backing;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::failures::Failures;
-use super::{EncryptedFs, Ino, relax};
+use super::{EncryptedFs, Ino};
 use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
@@ -314,7 +314,7 @@ impl EncryptedFs {
     fn open_either(&self, parent: &Dir, name: &[u8], write: bool) -> Result<(OwnedFd, bool)> {
         let read_write = || Ok(sys::dir::open(parent.fd(), name, Access::ReadWrite)?);
         if write {
-            return Ok((relax::retry(parent.fd(), name, 0o600, read_write)?, true));
+            return Ok((self.relaxed(parent.fd(), name, 0o600, read_write)?, true));
         }
         if !self.config.read_only
             && let Ok(fd) = read_write()
@@ -322,7 +322,7 @@ impl EncryptedFs {
             return Ok((fd, true));
         }
         let read = || Ok(sys::dir::open(parent.fd(), name, Access::Read)?);
-        Ok((relax::retry(parent.fd(), name, 0o400, read)?, false))
+        Ok((self.relaxed(parent.fd(), name, 0o400, read)?, false))
     }
 
     fn reopen_writable(&self, caller: &Caller, file: &OpenFile) -> Result<OwnedFd> {
@@ -332,7 +332,7 @@ impl EncryptedFs {
         }
         self.at_location(caller, file.ino, |parent, name, _| {
             let open = || Ok(sys::dir::open(parent.fd(), stored(name), Access::ReadWrite)?);
-            relax::retry(parent.fd(), stored(name), 0o600, open)
+            self.relaxed(parent.fd(), stored(name), 0o600, open)
         })
     }
 
@@ -341,7 +341,7 @@ impl EncryptedFs {
             Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
                 self.at_location(caller, file.ino, |parent, name, _| {
                     let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
-                    relax::retry(parent.fd(), stored(name), 0o400, load)
+                    self.relaxed(parent.fd(), stored(name), 0o400, load)
                 })
             }
             other => Ok(other?),
@@ -466,7 +466,7 @@ impl EncryptedFs {
         let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
-                relax::retry(parent.fd(), stored(name), 0o200, store)
+                self.relaxed(parent.fd(), stored(name), 0o200, store)
             })?,
             // An attribute was set meanwhile, and with it came a key.
             Err(Error::Sys(Errno::AGAIN)) => {
@@ -489,11 +489,13 @@ impl EncryptedFs {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
-        let place = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.place(), stat.nlink))) {
-            Ok((place, 1)) => place,
-            Ok(_) | Err(Error::Sys(Errno::STALE)) => Place::Linked,
+        let home = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink))) {
+            Ok((parent, 1)) => Some(parent),
+            Ok(_) | Err(Error::Sys(Errno::STALE)) => None,
             Err(error) => return Err(error),
         };
+        let place = home.as_ref().map_or(Place::Linked, |home| home.place());
+        *file.home.lock() = home;
         let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }

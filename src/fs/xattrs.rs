@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
-use super::{EncryptedFs, Error, Ino, relax};
+use super::{EncryptedFs, Error, Ino};
 use crate::crypto::DataKey;
 use crate::envelope::Envelope;
 use crate::kms::Caller;
@@ -129,7 +129,7 @@ impl EncryptedFs {
             let owner = Owner { fd: file.backing.fd(), place_only: false, dir: None };
             return match act(&owner) {
                 Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, ino, |parent, name, _| {
-                    relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+                    self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
                 }),
                 other => other,
             };
@@ -142,7 +142,7 @@ impl EncryptedFs {
         self.at_location(caller, ino, |parent, name, _| {
             let fd = Arc::new(sys::dir::open(parent.fd(), stored(name), Access::Place)?);
             let owner = Owner { fd, place_only: true, dir: None };
-            relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+            self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
         })
     }
 

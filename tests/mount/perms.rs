@@ -193,6 +193,17 @@ fn setgid_directories_hand_down_their_group() {
     assert_eq!((lstat(&place.at("d/f")).uid(), lstat(&place.at("d/f")).gid()), (ALICE, 777));
     assert_eq!(lstat(&place.at("d/sub")).gid(), 777);
     assert_eq!(mode(&place.at("d/sub")) & 0o2000, 0o2000, "subdirectories inherit setgid");
+    // root's group is one like any other
+    chown(&place.at("d"), 0, 0);
+    chmod(&place.at("d"), 0o2777);
+    Caller::user(ALICE).run(|| {
+        write(&place.at("d/g"), b"x");
+        mkdir(&place.at("d/sub2"));
+        symlink("x", place.at("d/s")).expect("symlink");
+    });
+    for name in ["d/g", "d/sub2", "d/s"] {
+        assert_eq!((lstat(&place.at(name)).uid(), lstat(&place.at(name)).gid()), (ALICE, 0), "{name}");
+    }
 }
 
 #[test]
