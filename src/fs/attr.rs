@@ -52,13 +52,10 @@ impl EncryptedFs {
     pub(super) fn plain(&self, mut stat: Stat) -> Result<Attr> {
         let ino = self.ino_of(&stat)?;
         stat.perm = self.relaxed.shown(ino, stat.perm);
-        match stat.kind {
-            FileKind::File => {
-                let open = self.files.peek(ino).filter(|file| file.content().is_some());
-                stat.size = open.map_or_else(|| self.sizes.told(ino, stat.size), |file| file.size());
-            }
-            // The length of a symlink may have to be read: see `plain_at`.
-            _ => {}
+        // The length of a symlink may have to be read: see `plain_at`.
+        if stat.kind == FileKind::File {
+            let open = self.files.peek(ino).filter(|file| file.content().is_some());
+            stat.size = open.map_or_else(|| self.sizes.told(ino, stat.size), |file| file.size());
         }
         Ok(Attr { ino, stat })
     }
