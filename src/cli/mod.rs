@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - a secret never comes from an argument, and memory is protected before one is read;
-//! - a command that fails says what happened, to which file or key, and what to do next ([`failure`]);
+//! - a command that fails says what happened, to which file or key, and what to do next (`failure`);
 //! - what a program may read goes to standard output, everything else to standard error.
 
 mod background;

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - a secret cannot be printed, cloned or serialised, and is wiped when dropped ([`secret`]);
-//! - every derivation in the project stands in [`derive`], one label each;
+//! - every derivation in the project stands in [`mod@derive`], one label each;
 //! - plaintext is not handed out before its tag verified: on failure the output is wiped;
 //! - every random nonce comes from the kernel, in one call per request ([`random`]).
 

@@ -41,8 +41,9 @@ const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
-/// The bits that remain when someone who may not keep them changes a file's content (write(2), truncate(2)).
-pub(super) fn without_privileges(perm: u32) -> u32 {
+/// The permission bits that remain when someone who may not keep the others changes a file's content (write(2),
+/// truncate(2)): no suid, and sgid only where it is a mark for mandatory locking (chmod(2)).
+pub fn without_privileges(perm: u32) -> u32 {
     let drop_group = if perm & GROUP_EXECUTE != 0 { SETGID } else { 0 };
     perm & !(SETUID | drop_group)
 }

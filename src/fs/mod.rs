@@ -4,7 +4,7 @@
 //! to know FUSE, how keys are kept, and how the user was asked for a passphrase.
 //!
 //! Invariants:
-//! - no descriptor is held for an inode that is only looked up ([`inode`], [`dirs`]);
+//! - no descriptor is held for an inode that is only looked up (`inode`, `dirs`);
 //! - an object gets its envelope before it can hold a byte or an entry;
 //! - open files are reached by their descriptor, so an unlinked one answers like any other;
 //! - nothing here changes the identity of a thread or of the process: new objects are made by the daemon and
@@ -12,7 +12,7 @@
 //!
 //! Locks, in the order in which they may be taken: `places`, then an open file's envelope, then a table
 //! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS,
-//! but for that of changed modes ([`relax`]), which is the last in this order.
+//! but for that of changed modes (`relax`), which is the last in this order.
 
 mod attr;
 mod backing;
@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-pub use attr::{Attr, Changes, Filesystem};
+pub use attr::{Attr, Changes, Filesystem, without_privileges};
 pub use error::{Error, Result};
 pub use inode::{Ino, Location};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};

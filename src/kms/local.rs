@@ -217,7 +217,7 @@ pub struct BundleWatcher {
 }
 
 impl BundleWatcher {
-    /// Starts watching, every [`WATCH_INTERVAL`]. After each change `changed` is called, on the watching thread.
+    /// Starts watching, every `WATCH_INTERVAL`. After each change `changed` is called, on the watching thread.
     ///
     /// # Errors
     /// If no thread can be started.
