@@ -37,8 +37,16 @@ pub struct Changes {
     pub mtime: SetTime,
 }
 
+impl Changes {
+    /// Only these permission bits.
+    pub fn of_perm(perm: u32) -> Self {
+        let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
+        Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime }
+    }
+}
+
 const SETUID: u32 = 0o4000;
-const SETGID: u32 = 0o2000;
+pub(super) const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
 /// The permission bits that remain when someone who may not keep the others changes a file's content (write(2),

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::attr::SETGID;
 use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::io::OpenMode;
@@ -319,7 +320,6 @@ impl EncryptedFs {
 }
 
 const PRIVILEGES: u32 = 0o6000;
-const SETGID: u32 = 0o2000;
 
 /// The group that a new object gets besides its owner. None if the store gave it that of its directory: because that is
 /// setgid, or because the store always does (mount option grpid).

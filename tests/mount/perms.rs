@@ -306,6 +306,21 @@ fn acls_are_enforced() {
 }
 
 #[test]
+fn setting_an_acl_keeps_setgid_for_the_group_only() {
+    let place = open_place();
+    for (name, groups, kept) in [("member", vec![ALICE, 777], 0o2000), ("stranger", vec![ALICE], 0)] {
+        let path = place.at(name);
+        mkdir(&path);
+        chown(&path, ALICE, 777);
+        chmod(&path, 0o2775);
+        let text = path.to_str().expect("UTF-8").to_owned();
+        let caller = Caller { groups, ..Caller::user(ALICE) };
+        caller.run(|| setfacl(&["-m", &format!("u:{NOBODY}:rx"), &text]));
+        assert_eq!(mode(&path), 0o775 | kept, "{name}");
+    }
+}
+
+#[test]
 fn default_acls_are_inherited_and_overrule_the_umask() {
     let place = open_place();
     let dir = place.at("d");
