@@ -20,6 +20,9 @@ use crate::sys::{self, Errno, FileKind, Stat};
 /// Most directories that are kept open.
 const MAX_OPEN: usize = 512;
 
+/// No directory lies deeper. Where others change the tree, locations that are out of date may lead in a circle.
+const MAX_DEPTH: usize = 1 << 16;
+
 /// An open, unlocked directory.
 pub struct Dir {
     /// Its inode.
@@ -166,6 +169,9 @@ impl EncryptedFs {
             }
             let location = self.inodes.locations(at).into_iter().next().ok_or(Errno::STALE)?;
             let parent = location.parent;
+            if below.len() >= MAX_DEPTH {
+                return Err(Errno::LOOP.into());
+            }
             below.push((at, location));
             at = parent;
         };

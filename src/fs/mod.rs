@@ -41,7 +41,7 @@ use parking_lot::RwLock;
 
 pub use attr::{Attr, Changes, Filesystem, without_privileges};
 pub use error::{Error, Result};
-pub use inode::{Ino, Location};
+pub use inode::{Ino, Location, shown};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
 pub use listing::ListedEntry;
 pub use namespace::{Created, Looked, NewMode};
@@ -184,7 +184,7 @@ impl EncryptedFs {
     fn report_name(&self, parent: Ino, name: &[u8], error: Error) -> Error {
         if error.is_alarming() {
             let path = self.inodes.path(parent);
-            let name = String::from_utf8_lossy(name);
+            let name = inode::shown(name);
             log::error!("{path}/{name}: {error}. Next: restore it from a backup");
         }
         error

@@ -231,9 +231,15 @@ impl EncryptedFs {
         self.writable()?;
         let dir = self.dir(caller, parent)?;
         let encoded = dir.encode(name)?;
-        let long_link = self.long_links.take(&Location::new(parent, name));
+        let at = Location::new(parent, name);
+        let long_link = self.long_links.take(&at);
         let home = if long_link { self.home_to_remove(&dir, stored(&encoded)) } else { None };
-        sys::dir::unlink(dir.fd(), stored(&encoded))?;
+        if let Err(error) = sys::dir::unlink(dir.fd(), stored(&encoded)) {
+            if long_link {
+                self.long_links.note(at);
+            }
+            return Err(error.into());
+        }
         if let Some(home) = home {
             self.long_links.remove(&home);
         }
