@@ -37,12 +37,21 @@ pub struct Changes {
     pub mtime: SetTime,
 }
 
+impl Changes {
+    /// Only these permission bits.
+    pub fn of_perm(perm: u32) -> Self {
+        let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
+        Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime }
+    }
+}
+
 const SETUID: u32 = 0o4000;
-const SETGID: u32 = 0o2000;
+pub(super) const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
-/// The bits that remain when someone who may not keep them changes a file's content (write(2), truncate(2)).
-pub(super) fn without_privileges(perm: u32) -> u32 {
+/// The permission bits that remain when someone who may not keep the others changes a file's content (write(2),
+/// truncate(2)): no suid, and sgid only where it is a mark for mandatory locking (chmod(2)).
+pub fn without_privileges(perm: u32) -> u32 {
     let drop_group = if perm & GROUP_EXECUTE != 0 { SETGID } else { 0 };
     perm & !(SETUID | drop_group)
 }
@@ -51,6 +60,7 @@ impl EncryptedFs {
     /// What `stat` of a backing object means for the plain one.
     pub(super) fn plain(&self, mut stat: Stat) -> Result<Attr> {
         let ino = self.ino_of(&stat)?;
+        stat.perm = self.relaxed.shown(ino, stat.perm);
         // The length of a symlink may have to be read: see `plain_at`.
         if stat.kind == FileKind::File {
             let open = self.files.peek(ino).filter(|file| file.content().is_some());
@@ -97,7 +107,7 @@ impl EncryptedFs {
             Some(file) => self.change_open(&file, changes)?,
             None if self.inodes.kind(ino) == Some(FileKind::Directory) || ino == Ino::ROOT => {
                 let dir = self.dir(caller, ino)?;
-                change_fd(dir.fd(), changes)?;
+                self.change_fd(ino, dir.fd(), changes)?;
             }
             None => self.at_location(caller, ino, |parent, name, _| {
                 let (dir, name) = (parent.fd(), stored(name));
@@ -105,7 +115,7 @@ impl EncryptedFs {
                     sys::dir::chown(dir, name, changes.uid, changes.gid)?;
                 }
                 if let Some(perm) = changes.perm {
-                    sys::dir::chmod(dir, name, perm)?;
+                    self.relaxed.set(ino, perm, |perm| sys::dir::chmod(dir, name, perm))?;
                 }
                 if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
                     sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
@@ -125,11 +135,25 @@ impl EncryptedFs {
             }
         }
         let fd = file.backing.fd();
-        change_fd(fd.as_fd(), changes)?;
+        self.change_fd(file.ino, fd.as_fd(), changes)?;
         match changes.mtime {
             SetTime::Keep => {}
             SetTime::At(time) => file.pin_mtime(Some(time)),
             SetTime::Now => file.pin_mtime(Some(sys::stat::of_fd(&*fd)?.mtime)),
+        }
+        Ok(())
+    }
+
+    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+        // The owner first: chown(2) clears suid and sgid, which a mode in the same request means to set.
+        if changes.uid.is_some() || changes.gid.is_some() {
+            sys::file::chown(fd, changes.uid, changes.gid)?;
+        }
+        if let Some(perm) = changes.perm {
+            self.relaxed.set(ino, perm, |perm| sys::file::chmod(fd, perm))?;
+        }
+        if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
+            sys::file::set_times(fd, changes.atime, changes.mtime)?;
         }
         Ok(())
     }
@@ -204,20 +228,6 @@ pub struct Filesystem {
     pub block_size: u32,
     /// The unit.
     pub fragment_size: u32,
-}
-
-fn change_fd(fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
-    // The owner first: chown(2) clears suid and sgid, which a mode in the same request means to set.
-    if changes.uid.is_some() || changes.gid.is_some() {
-        sys::file::chown(fd, changes.uid, changes.gid)?;
-    }
-    if let Some(perm) = changes.perm {
-        sys::file::chmod(fd, perm)?;
-    }
-    if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
-        sys::file::set_times(fd, changes.atime, changes.mtime)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::error::{Error, Result};
-use super::{EncryptedFs, Ino, Location, relax};
+use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
@@ -19,6 +19,9 @@ use crate::sys::{self, Errno, FileKind, Stat};
 
 /// Most directories that are kept open.
 const MAX_OPEN: usize = 512;
+
+/// No directory lies deeper. Where others change the tree, locations that are out of date may lead in a circle.
+const MAX_DEPTH: usize = 1 << 16;
 
 /// An open, unlocked directory.
 pub struct Dir {
@@ -166,6 +169,9 @@ impl EncryptedFs {
             }
             let location = self.inodes.locations(at).into_iter().next().ok_or(Errno::STALE)?;
             let parent = location.parent;
+            if below.len() >= MAX_DEPTH {
+                return Err(Errno::LOOP.into());
+            }
             below.push((at, location));
             at = parent;
         };
@@ -183,7 +189,7 @@ impl EncryptedFs {
             let envelope = self.envelopes.load(fd.as_fd())?;
             Ok((fd, envelope))
         };
-        let (fd, envelope) = relax::retry(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
+        let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
             return Err(Errno::STALE.into());
         }

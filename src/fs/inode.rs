@@ -34,7 +34,7 @@ impl Location {
 struct Inode {
     at: Location,
     /// Further hard links that were looked up.
-    #[expect(clippy::box_collection, reason = "as good as always none, and there are as many inodes as files")]
+    #[expect(clippy::box_collection, reason = "almost no inode has any, and there may be millions")]
     more: Option<Box<Vec<Location>>>,
     /// References that the kernel holds (LOOKUP, CREATE and the like; ended by FORGET).
     lookups: u64,
@@ -69,6 +69,12 @@ impl Inode {
         }
         more.push(at);
     }
+}
+
+/// A name for messages: on one line, so that no user can write lines of the log.
+pub fn shown(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// One owner of all that is known of inodes. Entries live from the first lookup to the last forget, so the
@@ -170,7 +176,7 @@ impl InodeTable {
                 names.push(format!("(inode {})", at.0));
                 break;
             };
-            names.push(String::from_utf8_lossy(&inode.at.name).into_owned());
+            names.push(shown(&inode.at.name));
             at = inode.at.parent;
         }
         names.reverse();
@@ -275,5 +281,7 @@ mod tests {
         table.looked_up(Ino(8), Location::new(Ino(7), b"file"), &stat(1, 1), 0);
         assert_eq!(table.path(Ino(8)), "/dir/file");
         assert_eq!(table.path(Ino(99)), "/(inode 99)");
+        table.looked_up(Ino(8), Location::new(Ino(7), "caf\u{e9}\n/forged".as_bytes()), &stat(1, 1), 0);
+        assert_eq!(table.path(Ino(8)), "/dir/caf\u{e9}\\n/forged");
     }
 }

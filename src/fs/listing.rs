@@ -67,7 +67,7 @@ impl EncryptedFs {
             let name = match plain {
                 Ok(name) => name,
                 Err(error) => {
-                    let stored = String::from_utf8_lossy(entry.name);
+                    let stored = super::shown(entry.name);
                     let path = self.inodes.path(dir.ino);
                     log::error!(
                         "{path}: the stored name {stored} is not shown: {error}. Next: restore it from a backup, or remove it from the backing tree"

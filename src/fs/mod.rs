@@ -11,15 +11,18 @@
 //!   given to the caller, so that identities cannot leak between requests.
 //!
 //! Locks, in the order in which they may be taken: `places`, then an open file's envelope, then a table
-//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS.
+//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS,
+//! but for that of changed modes (`relax`), which is the last in this order.
 
 mod attr;
 mod backing;
 mod dirs;
 mod error;
 mod failures;
+mod file_key;
 mod inode;
 mod io;
+mod links;
 mod listing;
 mod namespace;
 mod open_file;
@@ -36,9 +39,9 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-pub use attr::{Attr, Changes, Filesystem};
+pub use attr::{Attr, Changes, Filesystem, without_privileges};
 pub use error::{Error, Result};
-pub use inode::{Ino, Location};
+pub use inode::{Ino, Location, shown};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
 pub use listing::ListedEntry;
 pub use namespace::{Created, Looked, NewMode};
@@ -61,6 +64,7 @@ use inode::InodeTable;
 use io::FileHandle;
 use listing::DirHandle;
 use open_file::{Handles, OpenFiles};
+use relax::Relaxed;
 use sizes::Sizes;
 use symlink::LongLinks;
 use writeback::Writeback;
@@ -100,6 +104,7 @@ pub struct EncryptedFs {
     /// Held for writing while an object's envelope and its directory change together.
     places: RwLock<()>,
     writeback: Writeback,
+    relaxed: Relaxed,
     /// Mirrors of the keys of directories; absent on a read-only mount.
     keys_log: Option<KeysLog>,
     uid: u32,
@@ -136,6 +141,7 @@ impl EncryptedFs {
             dir_handles: Handles::from(2),
             places: RwLock::default(),
             writeback: Writeback::default(),
+            relaxed: Relaxed::default(),
             keys_log,
             uid: sys::process::effective_uid(),
         });
@@ -178,7 +184,7 @@ impl EncryptedFs {
     fn report_name(&self, parent: Ino, name: &[u8], error: Error) -> Error {
         if error.is_alarming() {
             let path = self.inodes.path(parent);
-            let name = String::from_utf8_lossy(name);
+            let name = inode::shown(name);
             log::error!("{path}/{name}: {error}. Next: restore it from a backup");
         }
         error

@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::attr::SETGID;
 use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::io::OpenMode;
 use super::open_file::is_long;
-use super::{Attr, EncryptedFs, Error, Ino, Location, relax};
+use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::random;
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
@@ -48,7 +49,7 @@ impl EncryptedFs {
         Looked { attr, generation }
     }
 
-    fn look(&self, parent: &Dir, name: &EncodedName, at: Location) -> Result<Looked> {
+    pub(super) fn look(&self, parent: &Dir, name: &EncodedName, at: Location) -> Result<Looked> {
         let stat = sys::stat::at(parent.fd(), stored(name))?;
         if stat.kind == FileKind::Symlink {
             self.note_symlink(&at, stat.size);
@@ -230,9 +231,15 @@ impl EncryptedFs {
         self.writable()?;
         let dir = self.dir(caller, parent)?;
         let encoded = dir.encode(name)?;
-        let long_link = self.long_links.take(&Location::new(parent, name));
+        let at = Location::new(parent, name);
+        let long_link = self.long_links.take(&at);
         let home = if long_link { self.home_to_remove(&dir, stored(&encoded)) } else { None };
-        sys::dir::unlink(dir.fd(), stored(&encoded))?;
+        if let Err(error) = sys::dir::unlink(dir.fd(), stored(&encoded)) {
+            if long_link {
+                self.long_links.note(at);
+            }
+            return Err(error.into());
+        }
         if let Some(home) = home {
             self.long_links.remove(&home);
         }
@@ -262,7 +269,7 @@ impl EncryptedFs {
     /// ENOTEMPTY if there is anything else; then nothing was removed.
     pub(super) fn remove_leftovers(&self, parent: &Dir, name: &[u8]) -> Result<()> {
         let open = || Ok(sys::dir::open_dir(parent.fd(), name, Access::Read)?);
-        let fd = relax::retry(parent.fd(), name, 0o700, open)?;
+        let fd = self.relaxed(parent.fd(), name, 0o700, open)?;
         let mut leftovers = Vec::new();
         let mut empty = true;
         sys::dir::list(fd.as_fd(), 0, |entry| {
@@ -283,91 +290,6 @@ impl EncryptedFs {
             }
         }
         Ok(())
-    }
-
-    /// Gives `ino` a further name. A file with links in two directories is bound to neither.
-    pub fn link(&self, caller: &Caller, ino: Ino, to: Location) -> Result<Looked> {
-        self.writable()?;
-        let dir = self.dir(caller, to.parent)?;
-        let encoded = dir.encode(&to.name)?;
-        dir.prepare(&encoded)?;
-        let linked =
-            self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
-        let looked = linked.inspect_err(|error| {
-            if error.errno() != Errno::EXIST {
-                dir.retire(&encoded);
-            }
-        })?;
-        Ok(looked)
-    }
-
-    fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
-        let found = self.at_location(caller, ino, |parent, from, stat| {
-            let _places = self.places.write();
-            if parent.ino != to.ino && stat.kind == FileKind::File {
-                self.bind_to_none(caller, ino, parent, stored(from))?;
-            }
-            sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
-            if parent.ino != to.ino
-                && let Some(file) = self.files.peek(ino)
-            {
-                file.set_home(None);
-            }
-            Ok(())
-        });
-        match (found, self.files.peek(ino)) {
-            // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
-            (Err(Error::Sys(Errno::STALE)), Some(file)) => {
-                let _places = self.places.write();
-                let fd = file.backing.fd();
-                if let Some(home) = file.home()
-                    && let Some(old) = self.envelopes.load(fd.as_fd())?
-                {
-                    self.store_linked(caller, ino, (fd.as_fd(), home.place()), &old)?;
-                }
-                sys::dir::link_fd(fd.as_fd(), to.fd(), name)?;
-                file.set_home(None);
-                Ok(())
-            }
-            (found, _) => found,
-        }
-    }
-
-    /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
-    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
-        self.with_envelope(ino, parent, name, |fd, old| self.store_linked(caller, ino, (fd, parent.place()), &old))
-    }
-
-    fn store_linked(&self, caller: &Caller, ino: Ino, (fd, place): (BorrowedFd<'_>, Place), old: &[u8]) -> Result<()> {
-        let envelope = Envelope::parse(old)?;
-        if envelope.is_linked() {
-            return Ok(());
-        }
-        let linked = self.sealer(caller).linked(&envelope, place)?;
-        self.envelopes.replace(fd, old, &linked.encode())?;
-        self.rebound(ino, linked);
-        Ok(())
-    }
-
-    /// Calls `act` with a descriptor and the stored envelope of an object, if it has one.
-    pub(super) fn with_envelope(
-        &self,
-        ino: Ino,
-        parent: &Dir,
-        name: &[u8],
-        act: impl Fn(BorrowedFd<'_>, Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
-        relax::retry(parent.fd(), name, 0o600, || {
-            let open = self.files.peek(ino).map(|file| file.backing.fd());
-            let fd = match open {
-                Some(fd) => fd,
-                None => Arc::new(sys::dir::open(parent.fd(), name, Access::Read)?),
-            };
-            match self.envelopes.load(fd.as_fd())? {
-                Some(old) => act(fd.as_fd(), old),
-                None => Ok(()),
-            }
-        })
     }
 
     /// The kernel gives up `count` references to `ino`.
@@ -404,7 +326,6 @@ impl EncryptedFs {
 }
 
 const PRIVILEGES: u32 = 0o6000;
-const SETGID: u32 = 0o2000;
 
 /// The group that a new object gets besides its owner. None if the store gave it that of its directory: because that is
 /// setgid, or because the store always does (mount option grpid).

@@ -11,20 +11,13 @@ use super::backing::Backing;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::failures::Failures;
-use super::{EncryptedFs, Ino, relax};
+use super::file_key::NewKey;
+use super::{EncryptedFs, Ino};
 use crate::content::{Content, ContentKey};
-use crate::crypto::DataKey;
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
 use crate::kms::Caller;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
-
-/// A data key, its envelope, and whether that is on the backing file already.
-struct NewKey {
-    key: DataKey,
-    envelope: Envelope,
-    is_stored: bool,
-}
 
 /// A file that is open, or whose last writes are still being put in order.
 pub struct OpenFile {
@@ -35,15 +28,15 @@ pub struct OpenFile {
     /// Handles through which it may be written: the kernel may hold pages of it that it has not written yet.
     pub writers: AtomicUsize,
     /// Its content. An empty file has none until the first write gives it a key.
-    content: OnceLock<Content<Arc<Backing>>>,
+    pub(super) content: OnceLock<Content<Arc<Backing>>>,
     /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
-    envelope: Mutex<Option<Envelope>>,
+    pub(super) envelope: Mutex<Option<Envelope>>,
     /// The directory that its envelope is, or shall be, bound to: it stays that after the file was unlinked. None while
     /// it has names in several.
-    home: Mutex<Option<Arc<Dir>>>,
+    pub(super) home: Mutex<Option<Arc<Dir>>>,
     /// The key for the first write, asked for when the file was opened: if the KMS refuses, the open fails and not a
     /// write that was already answered.
-    reserved: Mutex<Option<NewKey>>,
+    pub(super) reserved: Mutex<Option<NewKey>>,
     /// The modification time that was set last: writing out what came before must not change it.
     pinned_mtime: Mutex<Option<Time>>,
     /// Whether the background thread looks after it.
@@ -314,7 +307,7 @@ impl EncryptedFs {
     fn open_either(&self, parent: &Dir, name: &[u8], write: bool) -> Result<(OwnedFd, bool)> {
         let read_write = || Ok(sys::dir::open(parent.fd(), name, Access::ReadWrite)?);
         if write {
-            return Ok((relax::retry(parent.fd(), name, 0o600, read_write)?, true));
+            return Ok((self.relaxed(parent.fd(), name, 0o600, read_write)?, true));
         }
         if !self.config.read_only
             && let Ok(fd) = read_write()
@@ -322,7 +315,7 @@ impl EncryptedFs {
             return Ok((fd, true));
         }
         let read = || Ok(sys::dir::open(parent.fd(), name, Access::Read)?);
-        Ok((relax::retry(parent.fd(), name, 0o400, read)?, false))
+        Ok((self.relaxed(parent.fd(), name, 0o400, read)?, false))
     }
 
     fn reopen_writable(&self, caller: &Caller, file: &OpenFile) -> Result<OwnedFd> {
@@ -332,24 +325,12 @@ impl EncryptedFs {
         }
         self.at_location(caller, file.ino, |parent, name, _| {
             let open = || Ok(sys::dir::open(parent.fd(), stored(name), Access::ReadWrite)?);
-            relax::retry(parent.fd(), stored(name), 0o600, open)
+            self.relaxed(parent.fd(), stored(name), 0o600, open)
         })
     }
 
-    fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
-        match self.envelopes.load(file.backing.fd().as_fd()) {
-            Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
-                self.at_location(caller, file.ino, |parent, name, _| {
-                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
-                    relax::retry(parent.fd(), stored(name), 0o400, load)
-                })
-            }
-            other => Ok(other?),
-        }
-    }
-
     /// What the envelope of `file` is, or shall be, bound to: its directory. A file without a name is bound to none.
-    fn place_of(&self, caller: &Caller, file: &OpenFile) -> Result<Place> {
+    pub(super) fn place_of(&self, caller: &Caller, file: &OpenFile) -> Result<Place> {
         if let Some(parent) = &*file.home.lock() {
             return Ok(parent.place());
         }
@@ -367,140 +348,21 @@ impl EncryptedFs {
         }
     }
 
-    /// O_TRUNC of a file that nobody has open: what it held need not be readable, but its key must be given. One more
-    /// user of the file, if it was cut.
-    pub(super) fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
-        if self.files.peek(ino).is_some() {
-            return Ok(None);
-        }
-        let file = self.files.enter(self.open_backing(caller, ino, true)?);
-        let cut = self.cut_if_unread(caller, &file);
-        match cut {
-            Ok(true) => {
-                self.sizes.forget(ino);
-                Ok(Some(file))
-            }
-            other => {
-                self.files.leave(ino);
-                other.map(|_| None).map_err(|error| self.report(ino, error))
-            }
-        }
-    }
-
-    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
-        let _places = self.places.read();
-        // Whoever opens it at the same time waits, and finds it empty.
-        let _envelope = file.envelope.lock();
-        if file.content().is_some() || !file.backing.is_writable() {
-            return Ok(false);
-        }
-        let key = self.new_key(caller, file)?;
-        sys::file::set_len(file.backing.fd().as_fd(), 0)?;
-        *file.reserved.lock() = Some(key);
-        self.changed(caller, file)?;
-        Ok(true)
-    }
-
-    /// The key for a file that is about to be made in `parent`.
-    pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<FreshKey> {
-        Ok(FreshKey(self.sealer(caller).create(&self.key_id, Kind::FileGcm, parent.place())?))
-    }
-
     /// Enters a file that was just made, with one user.
     pub(super) fn adopt_file(
         &self,
         ino: Ino,
         fd: OwnedFd,
-        birth: (&Arc<Dir>, FreshKey),
+        (parent, key): (&Arc<Dir>, NewKey),
         long_name: bool,
     ) -> Arc<OpenFile> {
         let file = OpenFile::new(ino, fd, true);
-        let (parent, FreshKey((key, envelope))) = birth;
         *file.home.lock() = Some(parent.clone());
-        *file.reserved.lock() = Some(NewKey { key, envelope, is_stored: false });
+        *file.reserved.lock() = Some(key);
         file.long_name.store(long_name, Ordering::Relaxed);
         self.files.enter(file)
     }
-
-    /// The content of `file`, which is given a key if it has none yet.
-    ///
-    /// Its envelope is on the backing file before the first byte is.
-    pub(super) fn content_for_writing<'f>(
-        &self,
-        caller: &Caller,
-        file: &'f OpenFile,
-    ) -> Result<&'f Content<Arc<Backing>>> {
-        if let Some(content) = file.content() {
-            return Ok(content);
-        }
-        let _places = self.places.read();
-        let mut envelope = file.envelope.lock();
-        if let Some(content) = file.content() {
-            return Ok(content);
-        }
-        let key = self.file_key(caller, file, &mut envelope)?;
-        let content = Content::create(file.backing.clone(), key, self.config.durability);
-        Ok(file.content.get_or_init(|| content))
-    }
-
-    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
-        let (key, envelope) = self.owner_key(caller, file)?;
-        let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
-        let mirror = self.sealer(caller).mirror(&envelope, place)?;
-        *slot = Some(envelope);
-        Ok(ContentKey { key, mirror: mirror.try_into().ok() })
-    }
-
-    /// The data key of an open file, stored now if it is new. `places` must be held.
-    pub(super) fn owner_key(&self, caller: &Caller, file: &OpenFile) -> Result<(DataKey, Envelope)> {
-        let reserved = file.reserved.lock().take();
-        let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
-        let new = match reserved {
-            Some(new) if new.is_stored || still_alone() => new,
-            _ => self.new_key(caller, file)?,
-        };
-        let NewKey { key, envelope, is_stored } = new;
-        if is_stored {
-            return Ok((key, envelope));
-        }
-        let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
-        match store() {
-            Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
-                relax::retry(parent.fd(), stored(name), 0o200, store)
-            })?,
-            // An attribute was set meanwhile, and with it came a key.
-            Err(Error::Sys(Errno::AGAIN)) => {
-                let NewKey { key, envelope, .. } = self.new_key(caller, file)?;
-                return Ok((key, envelope));
-            }
-            other => other?,
-        }
-        Ok((key, envelope))
-    }
-
-    /// A key for a file without content: the one it has already, from an attribute or from content that was cut
-    /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
-    fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        if let Some(stored) = self.load_envelope(caller, file)? {
-            let envelope = Envelope::parse(&stored)?;
-            require_kind(&envelope, Kind::FileGcm)?;
-            let place = self.place_of(caller, file)?;
-            let key = self.sealer(caller).unlock(&envelope, place)?;
-            return Ok(NewKey { key, envelope, is_stored: true });
-        }
-        // Not where it was opened: of its names, another one may be left.
-        let place = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.place(), stat.nlink))) {
-            Ok((place, 1)) => place,
-            Ok(_) | Err(Error::Sys(Errno::STALE)) => Place::Linked,
-            Err(error) => return Err(error),
-        };
-        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
-        Ok(NewKey { key, envelope, is_stored: false })
-    }
 }
-
-/// A key made for a file that does not exist yet.
-pub struct FreshKey((DataKey, Envelope));
 
 /// The kind of an envelope must be that of the object it lies on: an attacker can move attributes about.
 pub fn require_kind(envelope: &Envelope, kind: Kind) -> Result<()> {

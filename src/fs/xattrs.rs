@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::attr::SETGID;
 use super::dirs::{Dir, stored};
 use super::error::Result;
-use super::{EncryptedFs, Error, Ino, relax};
+use super::{Changes, EncryptedFs, Error, Ino};
 use crate::crypto::DataKey;
 use crate::envelope::Envelope;
 use crate::kms::Caller;
@@ -16,6 +17,7 @@ use crate::sys::{self, Errno, FileKind};
 
 const USER: &[u8] = b"user.";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// An object whose attributes are wanted.
 struct Owner {
@@ -68,7 +70,23 @@ impl EncryptedFs {
             let sealed = xattrs.seal_value(plain, value);
             Ok(sys::xattr::set(owner.target(), stored_name(&xattrs, plain)?.as_bytes(), &sealed, mode)?)
         });
+        let set = if name == ACCESS_ACL { set.and_then(|()| self.end_setgid(caller, ino)) } else { set };
         set.map_err(|error| self.report(ino, error))
+    }
+
+    /// Who is not in the group of an object may not keep it setgid when setting its ACL, as when setting its mode. The
+    /// kernel tells a FUSE server of that only in a form of the request that fuser does not know; where the daemon is
+    /// not root, the backing store sees to it.
+    fn end_setgid(&self, caller: &Caller, ino: Ino) -> Result<()> {
+        if self.uid != 0 || caller.uid == 0 {
+            return Ok(());
+        }
+        let stat = self.getattr(caller, ino, None)?.stat;
+        let in_group = || stat.gid == caller.gid || sys::process::has_group(caller.pid, stat.gid);
+        if stat.perm & SETGID == 0 || in_group() {
+            return Ok(());
+        }
+        self.setattr(caller, ino, &Changes::of_perm(stat.perm & !SETGID), None).map(drop)
     }
 
     /// Removes an attribute.
@@ -129,7 +147,7 @@ impl EncryptedFs {
             let owner = Owner { fd: file.backing.fd(), place_only: false, dir: None };
             return match act(&owner) {
                 Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, ino, |parent, name, _| {
-                    relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+                    self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
                 }),
                 other => other,
             };
@@ -142,7 +160,7 @@ impl EncryptedFs {
         self.at_location(caller, ino, |parent, name, _| {
             let fd = Arc::new(sys::dir::open(parent.fd(), stored(name), Access::Place)?);
             let owner = Owner { fd, place_only: true, dir: None };
-            relax::retry(parent.fd(), stored(name), bits, || act(&owner))
+            self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
         })
     }
 

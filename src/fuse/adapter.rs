@@ -20,7 +20,7 @@ use super::caching::Caching;
 use super::convert::{self, caller, ino};
 use super::seek::{Question, Seeker};
 use super::{ioctl, listing, negotiate, reply};
-use crate::fs::{Attr, Caller, Changes, EncryptedFs, Errno, FileKind, Ino, Location, Result, SetTime};
+use crate::fs::{Attr, Caller, Changes, EncryptedFs, Errno, FileKind, Ino, Location, Result, without_privileges};
 
 /// Longest name in a directory, in bytes.
 const NAME_MAX: u32 = 255;
@@ -47,13 +47,11 @@ impl Adapter {
     /// kernel would go on and execute the changed file with the privileges of its owner.
     fn end_privileges(&self, caller: &Caller, number: Ino, fh: Option<u64>) -> Result<Attr> {
         let attr = self.fs.getattr(caller, number, fh)?;
-        let perm = convert::without_privileges(attr.stat.perm);
+        let perm = without_privileges(attr.stat.perm);
         if attr.stat.kind != FileKind::File || perm == attr.stat.perm {
             return Ok(attr);
         }
-        let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
-        let changes = Changes { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime };
-        self.fs.setattr(caller, number, &changes, fh)
+        self.fs.setattr(caller, number, &Changes::of_perm(perm), fh)
     }
 }
 

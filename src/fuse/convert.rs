@@ -129,12 +129,6 @@ pub(super) fn perm(mode: u32) -> u32 {
     mode & PERMISSIONS
 }
 
-/// The permission bits without suid, and without sgid where that is no mark for mandatory locking (chmod(2)).
-pub(super) fn without_privileges(perm: u32) -> u32 {
-    let group = if perm & 0o010 != 0 { 0o2000 } else { 0 };
-    perm & !(0o4000 | group)
-}
-
 /// How a file is opened.
 pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     OpenMode {
@@ -293,12 +287,6 @@ mod tests {
         assert_eq!(write_origin(WriteFlags::FUSE_WRITE_LOCKOWNER), WriteOrigin::Caller);
         assert_eq!(write_origin(cache), WriteOrigin::Cache);
         assert_eq!(write_origin(cache | WriteFlags::FUSE_WRITE_KILL_SUIDGID), WriteOrigin::PrivilegesEnd);
-    }
-
-    #[test]
-    fn suid_and_sgid_end_but_mandatory_locking_does_not() {
-        assert_eq!(without_privileges(0o6755), 0o755);
-        assert_eq!(without_privileges(0o2644), 0o2644);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::caching::Caching;
 use super::convert::{bare_attr, errno, file_attr, file_type};
-use crate::fs::{EncryptedFs, ListedEntry};
+use crate::fs::{EncryptedFs, ListedEntry, shown};
 
 /// Names and types, from position `offset` on, as many as fit into the reply.
 pub(super) fn plain(fs: &EncryptedFs, handle: u64, offset: u64, mut reply: ReplyDirectory) {
@@ -66,7 +66,7 @@ fn add(
         // Removed since it was listed.
         Ok(None) => return true,
         Err(error) => {
-            log::warn!("{} is left out of the listing of its directory: {error}", name.to_string_lossy());
+            log::warn!("{} is left out of the listing of its directory: {error}", shown(entry.name));
             return true;
         }
     };

@@ -15,6 +15,13 @@ pub fn effective_gid() -> u32 {
     rustix::process::getegid().as_raw()
 }
 
+/// Whether a process or thread has `gid` among its supplementary groups. False if that cannot be seen.
+pub fn has_group(pid: u32, gid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().any(|group| group.parse() == Ok(gid))
+}
+
 /// Keeps the memory of this process out of core dumps and away from other processes of its user
 /// (PR_SET_DUMPABLE, prctl(2), and a core limit of nothing).
 pub fn protect_memory() -> io::Result<()> {

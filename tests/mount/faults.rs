@@ -1,6 +1,6 @@
 //! What goes wrong around a volume: secrets, headers, mountpoints, disks. Codes are those of the manual.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -300,4 +300,38 @@ fn a_full_disk_costs_only_what_did_not_fit() {
     check(mount.dir());
     assert!(read(&mount.at("after")) == pattern(5, 0, 1 << 20));
     assert_eq!(names(mount.dir()).len(), 21, "no half-made files stay");
+}
+
+#[test]
+fn what_finds_no_room_waits_in_memory_and_is_told_once() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let disk = Disk::new(48);
+    let volume = disk.volume();
+    let mount = volume.mount(&[]);
+    let eaten = disk.dir().join("eaten");
+    let mut eater = File::create(&eaten).expect("create");
+    while eater.write_all(&[1; 1 << 16]).is_ok() {}
+    while eater.write_all(&[1; 512]).is_ok() {}
+    let mut late = open_new(&mount.at("late"));
+    late.write_all(&pattern(6, 0, 3000)).expect("the kernel and the daemon take it");
+    let synced = late.sync_all().map_err(|error| Errno::from_io_error(&error));
+    assert_eq!(synced, Err(Some(Errno::NOSPC)));
+    mount.wait_log(&["/late", "kept in memory"]);
+    assert!(read(&mount.at("late")) == pattern(6, 0, 3000), "it can be read meanwhile");
+    fs::remove_file(&eaten).expect("unlink");
+    drop(eater);
+    wait_until("room on the disk", || late.sync_all().is_ok());
+    late.sync_all().expect("all is told and done");
+    let told = mount.log().lines().filter(|line| line.contains("/late")).count();
+    assert_eq!(told, 1, "{}", mount.log());
+    drop(late);
+    mount.unmount();
+    let mount = volume.mount(&[]);
+    assert!(read(&mount.at("late")) == pattern(6, 0, 3000));
+}
+
+fn open_new(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create_new(true).open(path).expect("create")
 }

@@ -243,6 +243,8 @@ fn a_disabled_key_closes_files_and_an_enabled_one_opens_them_without_a_remount()
     let outcome = volume.run(&["key", "disable", "alias/kmsfs/default"]);
     assert!(outcome.status.success(), "{}", words(&outcome));
     wait_until("opens to be refused", || said(fs::read(mount.at("second")).map(drop)) == Err(Errno::ACCESS));
+    let cut = fs::OpenOptions::new().write(true).truncate(true).open(mount.at("second"));
+    assert_eq!(said(cut.map(drop)), Err(Errno::ACCESS), "a refused open cuts nothing");
     let outcome = volume.run(&["key", "enable", "alias/kmsfs/default"]);
     assert!(outcome.status.success(), "{}", words(&outcome));
     wait_until("opens to work again", || fs::read(mount.at("second")).is_ok());

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{FileType, RenameFlags, makedev};
@@ -58,6 +58,50 @@ fn an_empty_file_linked_elsewhere_can_be_filled_by_either_name() {
     place.remount(&[]);
     assert!(read(&place.at("a")) == pattern(1, 0, 9000));
     assert!(read(&place.at("d/b")) == pattern(1, 0, 9000));
+}
+
+#[test]
+fn a_link_opens_after_the_directory_of_another_went() {
+    let place = Place::own();
+    for dir in ["a", "b"] {
+        mkdir(&place.at(dir));
+    }
+    write(&place.at("a/f"), pattern(3, 0, 9000));
+    for name in ["b/g", "b/h"] {
+        fs::hard_link(place.at("a/f"), place.at(name)).expect("link");
+    }
+    fs::remove_file(place.at("a/f")).expect("unlink");
+    fs::remove_dir(place.at("a")).expect("rmdir");
+    for name in ["b/g", "b/h"] {
+        assert!(read(&place.at(name)) == pattern(3, 0, 9000), "{name}");
+        assert_eq!(crate::ops::mode(&place.at(name)), 0o644);
+    }
+}
+
+#[test]
+fn the_first_byte_finds_the_name_that_is_left() {
+    let mut place = Place::own();
+    for dir in ["a", "b", "c"] {
+        mkdir(&place.at(dir));
+    }
+    // opened by a name that goes, then by the one that stays
+    write(&place.at("a/f"), b"");
+    fs::hard_link(place.at("a/f"), place.at("b/f")).expect("link");
+    place.remount(&[]);
+    let first = open_rw(&place.at("a/f"));
+    fs::remove_file(place.at("a/f")).expect("unlink");
+    open_rw(&place.at("b/f")).write_all_at(&pattern(1, 0, 5000), 0).expect("write");
+    drop(first);
+    // a second name moves on and goes
+    let file = fs::File::create(place.at("a/g")).expect("create");
+    fs::hard_link(place.at("a/g"), place.at("b/g")).expect("link");
+    fs::rename(place.at("b/g"), place.at("c/g")).expect("rename");
+    fs::remove_file(place.at("c/g")).expect("unlink");
+    file.write_all_at(&pattern(2, 0, 5000), 0).expect("write");
+    drop(file);
+    place.remount(&[]);
+    assert!(read(&place.at("b/f")) == pattern(1, 0, 5000));
+    assert!(read(&place.at("a/g")) == pattern(2, 0, 5000));
 }
 
 #[test]

@@ -193,6 +193,17 @@ fn setgid_directories_hand_down_their_group() {
     assert_eq!((lstat(&place.at("d/f")).uid(), lstat(&place.at("d/f")).gid()), (ALICE, 777));
     assert_eq!(lstat(&place.at("d/sub")).gid(), 777);
     assert_eq!(mode(&place.at("d/sub")) & 0o2000, 0o2000, "subdirectories inherit setgid");
+    // root's group is one like any other
+    chown(&place.at("d"), 0, 0);
+    chmod(&place.at("d"), 0o2777);
+    Caller::user(ALICE).run(|| {
+        write(&place.at("d/g"), b"x");
+        mkdir(&place.at("d/sub2"));
+        symlink("x", place.at("d/s")).expect("symlink");
+    });
+    for name in ["d/g", "d/sub2", "d/s"] {
+        assert_eq!((lstat(&place.at(name)).uid(), lstat(&place.at(name)).gid()), (ALICE, 0), "{name}");
+    }
 }
 
 #[test]
@@ -292,6 +303,21 @@ fn acls_are_enforced() {
         .run(|| assert_eq!(said(File::open(&path).map(drop)), Err(Errno::ACCESS), "chmod sets the mask"));
     setfacl(&["-b", &text]);
     assert!(get_xattr(&path, "system.posix_acl_access").is_err());
+}
+
+#[test]
+fn setting_an_acl_keeps_setgid_for_the_group_only() {
+    let place = open_place();
+    for (name, groups, kept) in [("member", vec![ALICE, 777], 0o2000), ("stranger", vec![ALICE], 0)] {
+        let path = place.at(name);
+        mkdir(&path);
+        chown(&path, ALICE, 777);
+        chmod(&path, 0o2775);
+        let text = path.to_str().expect("UTF-8").to_owned();
+        let caller = Caller { groups, ..Caller::user(ALICE) };
+        caller.run(|| setfacl(&["-m", &format!("u:{NOBODY}:rx"), &text]));
+        assert_eq!(mode(&path), 0o775 | kept, "{name}");
+    }
 }
 
 #[test]

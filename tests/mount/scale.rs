@@ -66,6 +66,19 @@ fn walking_many_directories_needs_few_descriptors() {
 }
 
 #[test]
+fn files_written_one_after_the_other_need_few_descriptors() {
+    let place = Place::own();
+    let mut most = 0;
+    for number in 0..5000u64 {
+        write(&place.at(format!("f{number}")), pattern(number, 0, 100));
+        if number % 500 == 499 {
+            most = most.max(descriptors(place.daemon()));
+        }
+    }
+    assert!(most < DESCRIPTORS, "{most} descriptors while small files were written");
+}
+
+#[test]
 fn thousands_of_files_can_be_open_at_once_and_are_let_go() {
     let place = Place::own();
     let limit = getrlimit(Resource::Nofile);

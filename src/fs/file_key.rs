@@ -1,0 +1,154 @@
+//! Data keys of files: asked for when a file is made or opened, and stored before its first byte.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::backing::Backing;
+use super::dirs::{Dir, stored};
+use super::error::{Error, Result};
+use super::open_file::{OpenFile, require_kind};
+use super::{EncryptedFs, Ino};
+use crate::content::{Content, ContentKey};
+use crate::crypto::DataKey;
+use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
+use crate::kms::Caller;
+use crate::sys::{self, Errno};
+
+/// A data key, its envelope, and whether that is on the backing file already.
+pub(super) struct NewKey {
+    pub(super) key: DataKey,
+    pub(super) envelope: Envelope,
+    pub(super) is_stored: bool,
+}
+
+impl EncryptedFs {
+    /// The key for a file that is about to be made in `parent`.
+    pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<NewKey> {
+        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, parent.place())?;
+        Ok(NewKey { key, envelope, is_stored: false })
+    }
+
+    /// The content of `file`, which is given a key if it has none yet.
+    ///
+    /// Its envelope is on the backing file before the first byte is.
+    pub(super) fn content_for_writing<'f>(
+        &self,
+        caller: &Caller,
+        file: &'f OpenFile,
+    ) -> Result<&'f Content<Arc<Backing>>> {
+        if let Some(content) = file.content() {
+            return Ok(content);
+        }
+        let _places = self.places.read();
+        let mut envelope = file.envelope.lock();
+        if let Some(content) = file.content() {
+            return Ok(content);
+        }
+        let key = self.file_key(caller, file, &mut envelope)?;
+        let content = Content::create(file.backing.clone(), key, self.config.durability);
+        Ok(file.content.get_or_init(|| content))
+    }
+
+    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
+        let (key, envelope) = self.owner_key(caller, file)?;
+        let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
+        let mirror = self.sealer(caller).mirror(&envelope, place)?;
+        *slot = Some(envelope);
+        Ok(ContentKey { key, mirror: mirror.try_into().ok() })
+    }
+
+    /// The data key of an open file, stored now if it is new. `places` must be held.
+    pub(super) fn owner_key(&self, caller: &Caller, file: &OpenFile) -> Result<(DataKey, Envelope)> {
+        let reserved = file.reserved.lock().take();
+        let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
+        let new = match reserved {
+            Some(new) if new.is_stored || still_alone() => new,
+            _ => self.new_key(caller, file)?,
+        };
+        let NewKey { key, envelope, is_stored } = new;
+        if is_stored {
+            return Ok((key, envelope));
+        }
+        let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
+        match store() {
+            Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
+                self.relaxed(parent.fd(), stored(name), 0o200, store)
+            })?,
+            // An attribute was set meanwhile, and with it came a key.
+            Err(Error::Sys(Errno::AGAIN)) => {
+                let NewKey { key, envelope, .. } = self.new_key(caller, file)?;
+                return Ok((key, envelope));
+            }
+            other => other?,
+        }
+        Ok((key, envelope))
+    }
+
+    /// A key for a file without content: the one it has already, from an attribute or from content that was cut
+    /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
+    pub(super) fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
+        if let Some(stored) = self.load_envelope(caller, file)? {
+            let envelope = Envelope::parse(&stored)?;
+            require_kind(&envelope, Kind::FileGcm)?;
+            let place = self.place_of(caller, file)?;
+            let key = self.sealer(caller).unlock(&envelope, place)?;
+            return Ok(NewKey { key, envelope, is_stored: true });
+        }
+        // Not where it was opened: of its names, another one may be left.
+        let home = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink))) {
+            Ok((parent, 1)) => Some(parent),
+            Ok(_) | Err(Error::Sys(Errno::STALE)) => None,
+            Err(error) => return Err(error),
+        };
+        let place = home.as_ref().map_or(Place::Linked, |home| home.place());
+        *file.home.lock() = home;
+        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
+        Ok(NewKey { key, envelope, is_stored: false })
+    }
+
+    pub(super) fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
+        match self.envelopes.load(file.backing.fd().as_fd()) {
+            Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
+                self.at_location(caller, file.ino, |parent, name, _| {
+                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
+                    self.relaxed(parent.fd(), stored(name), 0o400, load)
+                })
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// O_TRUNC of a file that nobody has open: what it held need not be readable, but its key must be given. One more
+    /// user of the file, if it was cut.
+    pub(super) fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
+        if self.files.peek(ino).is_some() {
+            return Ok(None);
+        }
+        let file = self.files.enter(self.open_backing(caller, ino, true)?);
+        let cut = self.cut_if_unread(caller, &file);
+        match cut {
+            Ok(true) => {
+                self.sizes.forget(ino);
+                Ok(Some(file))
+            }
+            other => {
+                self.files.leave(ino);
+                other.map(|_| None).map_err(|error| self.report(ino, error))
+            }
+        }
+    }
+
+    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
+        let _places = self.places.read();
+        // Whoever opens it at the same time waits, and finds it empty.
+        let _envelope = file.envelope.lock();
+        if file.content().is_some() || !file.backing.is_writable() {
+            return Ok(false);
+        }
+        let key = self.new_key(caller, file)?;
+        sys::file::set_len(file.backing.fd().as_fd(), 0)?;
+        *file.reserved.lock() = Some(key);
+        self.changed(caller, file)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,99 @@
+//! Hard links, and envelopes that are bound to no directory because of them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::dirs::{Dir, stored};
+use super::error::Result;
+use super::{EncryptedFs, Error, Ino, Location, Looked};
+use crate::envelope::{Envelope, EnvelopeStore, Place};
+use crate::kms::Caller;
+use crate::sys::dir::Access;
+use crate::sys::{self, Errno, FileKind};
+
+impl EncryptedFs {
+    /// Gives `ino` a further name. A file with links in two directories is bound to neither.
+    pub fn link(&self, caller: &Caller, ino: Ino, to: Location) -> Result<Looked> {
+        self.writable()?;
+        let dir = self.dir(caller, to.parent)?;
+        let encoded = dir.encode(&to.name)?;
+        dir.prepare(&encoded)?;
+        let linked =
+            self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
+        let looked = linked.inspect_err(|error| {
+            if error.errno() != Errno::EXIST {
+                dir.retire(&encoded);
+            }
+        })?;
+        Ok(looked)
+    }
+
+    fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
+        let found = self.at_location(caller, ino, |parent, from, stat| {
+            let _places = self.places.write();
+            if parent.ino != to.ino && stat.kind == FileKind::File {
+                self.bind_to_none(caller, ino, parent, stored(from))?;
+            }
+            sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
+            if parent.ino != to.ino
+                && let Some(file) = self.files.peek(ino)
+            {
+                file.set_home(None);
+            }
+            Ok(())
+        });
+        match (found, self.files.peek(ino)) {
+            // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
+            (Err(Error::Sys(Errno::STALE)), Some(file)) => {
+                let _places = self.places.write();
+                let fd = file.backing.fd();
+                if let Some(home) = file.home()
+                    && let Some(old) = self.envelopes.load(fd.as_fd())?
+                {
+                    self.store_linked(caller, ino, (fd.as_fd(), home.place()), &old)?;
+                }
+                sys::dir::link_fd(fd.as_fd(), to.fd(), name)?;
+                file.set_home(None);
+                Ok(())
+            }
+            (found, _) => found,
+        }
+    }
+
+    /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
+    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
+        self.with_envelope(ino, parent, name, |fd, old| self.store_linked(caller, ino, (fd, parent.place()), &old))
+    }
+
+    fn store_linked(&self, caller: &Caller, ino: Ino, (fd, place): (BorrowedFd<'_>, Place), old: &[u8]) -> Result<()> {
+        let envelope = Envelope::parse(old)?;
+        if envelope.is_linked() {
+            return Ok(());
+        }
+        let linked = self.sealer(caller).linked(&envelope, place)?;
+        self.envelopes.replace(fd, old, &linked.encode())?;
+        self.rebound(ino, linked);
+        Ok(())
+    }
+
+    /// Calls `act` with a descriptor and the stored envelope of an object, if it has one.
+    pub(super) fn with_envelope(
+        &self,
+        ino: Ino,
+        parent: &Dir,
+        name: &[u8],
+        act: impl Fn(BorrowedFd<'_>, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        self.relaxed(parent.fd(), name, 0o600, || {
+            let open = self.files.peek(ino).map(|file| file.backing.fd());
+            let fd = match open {
+                Some(fd) => fd,
+                None => Arc::new(sys::dir::open(parent.fd(), name, Access::Read)?),
+            };
+            match self.envelopes.load(fd.as_fd())? {
+                Some(old) => act(fd.as_fd(), old),
+                None => Ok(()),
+            }
+        })
+    }
+}
