@@ -153,6 +153,7 @@ impl EncryptedFs {
             return Ok(());
         }
         self.content_for_writing(caller, file)?.truncate(size)?;
+        file.pin_mtime(None);
         self.changed(caller, file)?;
         self.after_write(file);
         Ok(())
