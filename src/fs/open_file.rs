@@ -268,8 +268,7 @@ impl EncryptedFs {
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
-            let parent = self.dir(caller, location.parent)?;
-            let name = parent.encode(&location.name)?;
+            let Some((parent, name)) = self.reach(caller, &location)? else { continue };
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
                 Err(Error::Sys(Errno::NOENT)) => continue,
