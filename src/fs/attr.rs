@@ -154,6 +154,10 @@ impl EncryptedFs {
         }
         self.content_for_writing(caller, file)?.truncate(size)?;
         file.pin_mtime(None);
+        if size == 0 {
+            // What was never written out is cut without the backing file.
+            sys::file::set_times(file.backing.fd().as_fd(), SetTime::Keep, SetTime::Now)?;
+        }
         self.changed(caller, file)?;
         self.after_write(file);
         Ok(())
