@@ -15,6 +15,7 @@ use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
+use crate::names::EncodedName;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
 
@@ -271,7 +272,8 @@ impl EncryptedFs {
             let Some((parent, name)) = self.reach(caller, &location)? else { continue };
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
-                Err(Error::Sys(Errno::NOENT)) => continue,
+                // Another object has the name now, perhaps one that cannot be opened so.
+                Err(_) if !self.leads_to(&parent, &name, ino) => continue,
                 other => other?,
             };
             if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
@@ -282,6 +284,10 @@ impl EncryptedFs {
             }
         }
         Err(Errno::STALE.into())
+    }
+
+    fn leads_to(&self, parent: &Dir, name: &EncodedName, ino: Ino) -> bool {
+        self.stat_in(parent, name).is_ok_and(|stat| self.ino_of(&stat).is_ok_and(|found| found == ino))
     }
 
     /// For reading and writing if that is allowed: sealing needs to read, and a later handle may write.
@@ -443,6 +449,6 @@ pub fn require_kind(envelope: &Envelope, kind: Kind) -> Result<()> {
 }
 
 /// Whether a name is stored hashed.
-pub fn is_long(name: &crate::names::EncodedName) -> bool {
+pub fn is_long(name: &EncodedName) -> bool {
     matches!(name, crate::names::EncodedName::Long { .. })
 }
