@@ -96,6 +96,7 @@ impl EncryptedFs {
         self.files.leave(ino);
         cut?;
         if unread {
+            self.sizes.forget(ino);
             self.changed(caller, &file)?;
         }
         Ok(unread)
