@@ -9,6 +9,8 @@
 mod backing;
 #[path = "core_model/contents.rs"]
 mod contents;
+#[path = "core_model/found.rs"]
+mod found;
 #[path = "core_model/kernel.rs"]
 mod kernel;
 #[path = "core_model/names.rs"]
