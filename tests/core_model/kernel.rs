@@ -146,7 +146,7 @@ impl Kernel {
             9 => vec![b'y'; 143],
             10 => vec![b'y'; 255],
             11 => vec![b'z'; 200],
-            _ => vec![b'z'; if at.dir % 4 == 0 { 256 } else { 254 }],
+            _ => vec![b'z'; if at.dir.is_multiple_of(4) { 256 } else { 254 }],
         };
         Name { dir: dirs[usize::from(at.dir) % dirs.len()], name }
     }
