@@ -9,6 +9,8 @@
 mod backing;
 #[path = "core_model/contents.rs"]
 mod contents;
+#[path = "core_model/found.rs"]
+mod found;
 #[path = "core_model/kernel.rs"]
 mod kernel;
 #[path = "core_model/names.rs"]
@@ -23,13 +25,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kmsfs::content::Durability;
 use kmsfs::envelope::NameForm;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use kernel::Kernel;
 use ops::Op;
 
-/// Operations on one volume.
-const STEPS: usize = 160;
+/// Most operations on one volume.
+const STEPS: usize = 300;
 
 fn setting(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().expect("the setting is a number"))
@@ -59,12 +61,12 @@ fn run(names: NameForm, durability: Durability, variant: u64) {
     let config = Config {
         cases: u32::MAX,
         failure_persistence: None,
-        max_shrink_iters: 600,
-        max_shrink_time: 120_000,
+        max_shrink_iters: 3000,
+        max_shrink_time: 60_000,
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let strategy = proptest::collection::vec(ops::any_op(), STEPS);
+    let strategy = proptest::collection::vec(ops::any_op(), 1..=STEPS);
     while done.get() == 0 || start.elapsed() < limit {
         let tree = proptest::strategy::Strategy::new_tree(&strategy, &mut runner).unwrap();
         let outcome = runner.run_one(tree, |ops| {
@@ -72,8 +74,13 @@ fn run(names: NameForm, durability: Durability, variant: u64) {
             done.set(done.get() + ops.len());
             Ok(())
         });
-        if let Err(error) = outcome {
-            panic!("KMSFS_MODEL_SEED={seed} {names:?} {durability:?}: {error}");
+        match outcome {
+            Ok(_) => {}
+            Err(TestError::Fail(why, ops)) => {
+                let ops: Vec<String> = ops.iter().map(|op| format!("{op:?}\n")).collect();
+                panic!("KMSFS_MODEL_SEED={seed} {names:?} {durability:?}: {why}, after\n{}", ops.concat());
+            }
+            Err(error) => panic!("{error}"),
         }
     }
     println!("{names:?} {durability:?}: seed {seed}, {} steps", done.get());

@@ -177,6 +177,10 @@ impl EncryptedFs {
         file.pin_mtime(None);
         self.after_write(file);
         cut?;
+        if size == 0 {
+            // What was never written out is cut without the backing file.
+            sys::file::set_times(file.backing.fd().as_fd(), SetTime::Keep, SetTime::Now)?;
+        }
         self.changed(caller, file)
     }
 

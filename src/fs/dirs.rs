@@ -228,12 +228,15 @@ impl EncryptedFs {
         self.dirs.insert(Arc::new(dir));
     }
 
-    /// The directory of a location; `None` if it is gone, and the location out of date.
-    pub(super) fn parent_of(&self, caller: &Caller, location: &Location) -> Result<Option<Arc<Dir>>> {
-        match self.dir(caller, location.parent) {
-            Err(Error::Sys(Errno::STALE | Errno::NOENT | Errno::NOTDIR)) => Ok(None),
-            other => other.map(Some),
-        }
+    /// The directory of a place where an object was seen, and the stored name. None if that directory is gone, or the
+    /// kernel forgot it: an object with several links is known by the others still.
+    pub(super) fn reach(&self, caller: &Caller, location: &Location) -> Result<Option<(Arc<Dir>, EncodedName)>> {
+        let parent = match self.dir(caller, location.parent) {
+            Err(Error::Sys(Errno::STALE | Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
+            other => other?,
+        };
+        let name = parent.encode(&location.name)?;
+        Ok(Some((parent, name)))
     }
 
     /// Calls `act` with an open parent and the stored name, for each place where `ino` was seen, until one
@@ -248,8 +251,7 @@ impl EncryptedFs {
         mut act: impl FnMut(&Arc<Dir>, &EncodedName, &Stat) -> Result<T>,
     ) -> Result<T> {
         for location in self.inodes.locations(ino) {
-            let Some(parent) = self.parent_of(caller, &location)? else { continue };
-            let name = parent.encode(&location.name)?;
+            let Some((parent, name)) = self.reach(caller, &location)? else { continue };
             match sys::stat::at(parent.fd(), stored(&name)) {
                 Ok(stat) if self.ino_of(&stat)? == ino => return act(&parent, &name, &stat),
                 Ok(_) | Err(Errno::NOENT) => {}

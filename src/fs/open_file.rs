@@ -16,6 +16,7 @@ use super::{EncryptedFs, Ino};
 use crate::content::{Content, ContentKey};
 use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
 use crate::kms::Caller;
+use crate::names::EncodedName;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
 
@@ -286,11 +287,11 @@ impl EncryptedFs {
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
-            let Some(parent) = self.parent_of(caller, &location)? else { continue };
-            let name = parent.encode(&location.name)?;
+            let Some((parent, name)) = self.reach(caller, &location)? else { continue };
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
-                Err(Error::Sys(Errno::NOENT)) => continue,
+                // Another object has the name now, perhaps one that cannot be opened so.
+                Err(_) if !self.leads_to(&parent, &name, ino) => continue,
                 other => other?,
             };
             if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
@@ -301,6 +302,10 @@ impl EncryptedFs {
             }
         }
         Err(Errno::STALE.into())
+    }
+
+    fn leads_to(&self, parent: &Dir, name: &EncodedName, ino: Ino) -> bool {
+        self.stat_in(parent, name).is_ok_and(|stat| self.ino_of(&stat).is_ok_and(|found| found == ino))
     }
 
     /// For reading and writing if that is allowed: sealing needs to read, and a later handle may write.
@@ -370,6 +375,6 @@ pub fn require_kind(envelope: &Envelope, kind: Kind) -> Result<()> {
 }
 
 /// Whether a name is stored hashed.
-pub fn is_long(name: &crate::names::EncodedName) -> bool {
+pub fn is_long(name: &EncodedName) -> bool {
     matches!(name, crate::names::EncodedName::Long { .. })
 }

@@ -34,6 +34,11 @@ impl EncryptedFs {
         let source = self.side(&from_dir, from)?;
         let mut target = self.side(&to_dir, to)?;
         let Some((ino, _)) = source.found else { return Err(Errno::NOENT.into()) };
+        let one_object = target.found.is_some_and(|(other, _)| other == ino);
+        if one_object && !flags.contains(RenameFlags::NOREPLACE) {
+            // rename(2): two names of one object both stay.
+            return Ok(());
+        }
         to_dir.prepare(&target.name)?;
         let long_link = self.long_links.take(from);
         let replaced_link = self.long_links.take(to);

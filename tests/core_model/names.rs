@@ -61,6 +61,7 @@ impl Kernel {
             FileKind::Symlink => fs.symlink(&caller, place, &node.bytes),
             kind => fs.mknod(&caller, place, kind, new, 0),
         };
+        self.tree.touch(at.dir);
         if let Some(looked) = agree(op, made, self.tree.vacant(&at)) {
             let id = self.tree.add(&at, node);
             self.told(&at, id, &looked);
@@ -90,6 +91,8 @@ impl Kernel {
         let (old, new) = (Location::new(parent, &from.name), Location::new(to_parent, &to.name));
         let renamed = self.fs().rename(&self.caller, &old, &new, flags);
         agree(op, renamed, expected.map(|_| ()));
+        self.tree.touch(from.dir);
+        self.tree.touch(to.dir);
         if expected == Ok(true) {
             self.move_dentry(from, to, flags.contains(RenameFlags::EXCHANGE));
         }

@@ -119,7 +119,8 @@ impl Tree {
         self.node(at.dir).entries.get(&at.name).copied().ok_or(Errno::NOENT)
     }
 
-    fn touch(&mut self, dir: Id) {
+    /// Entries changed, or were about to: the kernel itself refuses most of what fails here.
+    pub fn touch(&mut self, dir: Id) {
         self.node_mut(dir).mtime = Mtime::Any;
     }
 
