@@ -3,7 +3,6 @@
 //! Needs python3 with the package `cryptography` 38 or later; without it, the test says so and passes,
 //! unless `KMSFS_REQUIRE_DECODER` is set (as it is where the checks are binding).
 #![allow(clippy::unwrap_used, reason = "a test should panic, in its helpers too")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

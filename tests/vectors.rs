@@ -1,7 +1,6 @@
 //! The worked examples of `tests/vectors/`, which `tests/decoder.py` checks too: two programs that
 //! agree on docs/format.md. What Rust seals under random nonces is checked by opening what Python sealed.
 #![allow(clippy::unwrap_used, reason = "a test should panic, in its helpers too")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
