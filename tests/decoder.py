@@ -141,7 +141,7 @@ def open_file(key, data):
     """the content of a backing file with these bytes"""
     if not data:
         return b""
-    need(len(data) > 512, "no META page")
+    need(len(data) >= 512, "no META page")
     first = Meta(data[:4096].ljust(4096, b"\0"), 0)
     need(hmac.compare_digest(first.commitment, expand(key, "com")), "wrong commitment: another file's key")
     if first.inline:
@@ -150,7 +150,7 @@ def open_file(key, data):
     check_page(key, first)
     size = first.size
     if len(data) < backing_size(size):
-        grown = first.previous_size < size and len(data) >= backing_size(first.previous_size)
+        grown = INLINE_MAX < first.previous_size < size and len(data) >= backing_size(first.previous_size)
         need(grown, "the file was cut")
         size = first.previous_size
     plain = b""
