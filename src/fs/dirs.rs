@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
-use crate::kms::Caller;
+use crate::kms::{Caller, KeyId, KeyOrigin};
 use crate::names::{Decoded, DirNames, EncodedName};
 use crate::sys::dir::Access;
 use crate::sys::xattr::Target;
@@ -33,6 +33,8 @@ pub struct Dir {
     /// Its key, which also seals its extended attributes.
     pub key: DataKey,
     names: DirNames,
+    /// What wrapped its key: its entries get their keys under the same CMK.
+    origin: RwLock<KeyOrigin>,
     /// Whether it has a default ACL; unknown until asked, and again when the ACL is set.
     has_default_acl: RwLock<Option<bool>>,
 }
@@ -46,6 +48,11 @@ impl Dir {
     /// Where the envelopes of its entries are bound to.
     pub fn place(&self) -> Place {
         Place::In(self.id)
+    }
+
+    /// The CMK for the keys of new entries: the one that wrapped this directory's own.
+    pub fn cmk(&self) -> KeyId {
+        self.origin.read().key.clone()
     }
 
     /// How `plain` is stored here.
@@ -193,24 +200,32 @@ impl EncryptedFs {
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
             return Err(Errno::STALE.into());
         }
-        let key = self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
-        Ok(Arc::new(self.make_dir_handle(ino, fd, key)))
+        let (key, origin) =
+            self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
+        Ok(Arc::new(self.make_dir_handle(ino, fd, key, origin)))
     }
 
-    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<DataKey> {
+    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, KeyOrigin)> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
         super::open_file::require_kind(&envelope, Kind::Directory)?;
-        Ok(self.sealer(caller).unlock(&envelope, place)?)
+        let key = self.sealer(caller).unlock(&envelope, place)?;
+        Ok((key, self.origin_of(&envelope)?))
+    }
+
+    /// What wrapped the key in an envelope.
+    pub(super) fn origin_of(&self, envelope: &Envelope) -> Result<KeyOrigin> {
+        Ok(self.kms.origin(&envelope.blob().0).map_err(EnvelopeError::Kms)?)
     }
 
     /// A handle for a directory whose key is known.
-    pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey) -> Dir {
+    pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey, origin: KeyOrigin) -> Dir {
         Dir {
             ino,
             fd,
             id: derive::directory_id(&key),
             names: DirNames::new(&key, self.name_encoding),
             key,
+            origin: RwLock::new(origin),
             has_default_acl: RwLock::new(None),
         }
     }
@@ -218,8 +233,8 @@ impl EncryptedFs {
     /// Opens the root directory: the first thing a mount does.
     pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
         let envelope = self.envelopes.load(fd.as_fd())?;
-        let key = self.unlock_dir(caller, envelope, Place::ROOT)?;
-        self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key)));
+        let (key, origin) = self.unlock_dir(caller, envelope, Place::ROOT)?;
+        self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, origin)));
         Ok(())
     }
 

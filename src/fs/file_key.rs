@@ -10,7 +10,7 @@ use super::open_file::{OpenFile, require_kind};
 use super::{EncryptedFs, Ino};
 use crate::content::{Content, ContentKey};
 use crate::crypto::DataKey;
-use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
 use crate::sys::{self, Errno};
 
@@ -24,7 +24,7 @@ pub(super) struct NewKey {
 impl EncryptedFs {
     /// The key for a file that is about to be made in `parent`.
     pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<NewKey> {
-        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, parent.place())?;
+        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::FileGcm, parent.place())?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
@@ -62,7 +62,7 @@ impl EncryptedFs {
         let reserved = file.reserved.lock().take();
         let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
         let new = match reserved {
-            Some(new) if new.is_stored || still_alone() => new,
+            Some(new) if new.is_stored || (still_alone() && self.is_fresh(file, &new.envelope)?) => new,
             _ => self.new_key(caller, file)?,
         };
         let NewKey { key, envelope, is_stored } = new;
@@ -84,8 +84,19 @@ impl EncryptedFs {
         Ok((key, envelope))
     }
 
+    /// Whether a key that was asked for at open is what would be given now: its CMK may have been rotated, or another
+    /// one have been set for the directory, and who rewrapped the tree since found no envelope here.
+    fn is_fresh(&self, file: &OpenFile, envelope: &Envelope) -> Result<bool> {
+        let cmk = match file.home() {
+            Some(home) => home.cmk(),
+            None => self.origin_of(envelope)?.key,
+        };
+        Ok(self.kms.is_current(&envelope.blob().0, &cmk).map_err(EnvelopeError::Kms)?)
+    }
+
     /// A key for a file without content: the one it has already, from an attribute or from content that was cut
-    /// away, or a fresh one. A file with several links is bound to no directory. `places` must be held.
+    /// away, or a fresh one under the CMK of its directory (of the root, if it has no name left). A file with several
+    /// links is bound to no directory. `places` must be held.
     pub(super) fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
         if let Some(stored) = self.load_envelope(caller, file)? {
             let envelope = Envelope::parse(&stored)?;
@@ -95,14 +106,15 @@ impl EncryptedFs {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
-        let home = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink))) {
-            Ok((parent, 1)) => Some(parent),
-            Ok(_) | Err(Error::Sys(Errno::STALE)) => None,
+        let (home, cmk) = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink))) {
+            Ok((parent, 1)) => (Some(parent.clone()), parent.cmk()),
+            Ok((parent, _)) => (None, parent.cmk()),
+            Err(Error::Sys(Errno::STALE)) => (None, self.dir(caller, Ino::ROOT)?.cmk()),
             Err(error) => return Err(error),
         };
         let place = home.as_ref().map_or(Place::Linked, |home| home.place());
         *file.home.lock() = home;
-        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::FileGcm, place)?;
+        let (key, envelope) = self.sealer(caller).create(&cmk, Kind::FileGcm, place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 

@@ -55,7 +55,7 @@ pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
 use crate::envelope::{Binder, KeysLog, NameForm, Sealer, Volume, XattrStore};
-use crate::kms::{KeyId, Kms};
+use crate::kms::Kms;
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
 
@@ -89,7 +89,6 @@ pub struct EncryptedFs {
     /// Device and inode of the backing tree's root.
     root_id: (u64, u64),
     kms: Arc<dyn Kms>,
-    key_id: KeyId,
     binder: Binder,
     envelopes: XattrStore,
     name_encoding: NameEncoding,
@@ -122,7 +121,6 @@ impl EncryptedFs {
         let fs = Arc::new(Self {
             root_id: (stat.dev, stat.ino),
             kms,
-            key_id: volume.header.key().clone(),
             binder: Binder::new(&volume.header),
             envelopes: XattrStore::default(),
             name_encoding: match volume.header.names() {

@@ -9,9 +9,9 @@ use super::error::Result;
 use super::io::OpenMode;
 use super::open_file::is_long;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
-use crate::crypto::random;
+use crate::crypto::{DataKey, derive, random};
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
-use crate::kms::Caller;
+use crate::kms::{Caller, KeyOrigin};
 use crate::names::EncodedName;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -193,14 +193,14 @@ impl EncryptedFs {
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });
-        let (fd, key) = made.inspect_err(|error| {
+        let (fd, (key, origin)) = made.inspect_err(|error| {
             let _ = sys::dir::remove_dir(parent.fd(), temporary.as_bytes());
             if error.errno() != Errno::EXIST {
                 parent.retire(&encoded);
             }
         })?;
         let attr = self.plain(sys::stat::of_fd(&fd)?)?;
-        self.adopt_dir(self.make_dir_handle(attr.ino, fd, key));
+        self.adopt_dir(self.make_dir_handle(attr.ino, fd, key, origin));
         Ok(self.tell(at, attr))
     }
 
@@ -210,11 +210,11 @@ impl EncryptedFs {
         parent: &Dir,
         name: &[u8],
         perm: u32,
-    ) -> Result<(OwnedFd, crate::crypto::DataKey)> {
+    ) -> Result<(OwnedFd, (DataKey, KeyOrigin))> {
         // The owner's bits are needed to open it and to set the envelope; what was not asked for goes again.
         sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
         let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
-        let (key, envelope) = self.sealer(caller).create(&self.key_id, Kind::Directory, parent.place())?;
+        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::Directory, parent.place())?;
         self.envelopes.create(fd.as_fd(), &envelope.encode())?;
         self.log_mirror(caller, &key, &envelope, parent.place())?;
         let stat = sys::stat::of_fd(&fd)?;
@@ -223,7 +223,7 @@ impl EncryptedFs {
         if surplus != 0 {
             sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
         }
-        Ok((fd, key))
+        Ok((fd, (key, self.origin_of(&envelope)?)))
     }
 
     /// Removes a name that is not a directory's.
@@ -301,15 +301,9 @@ impl EncryptedFs {
     }
 
     /// Appends the mirror of a directory's key to `.kmsfs/keys.log`.
-    fn log_mirror(
-        &self,
-        caller: &Caller,
-        key: &crate::crypto::DataKey,
-        envelope: &Envelope,
-        place: Place,
-    ) -> Result<()> {
+    fn log_mirror(&self, caller: &Caller, key: &DataKey, envelope: &Envelope, place: Place) -> Result<()> {
         let mirror = self.sealer(caller).mirror(envelope, place)?;
-        let id = crate::crypto::derive::directory_id(key);
+        let id = derive::directory_id(key);
         match &self.keys_log {
             Some(log) => log.append(&id, &mirror).map_err(|error| {
                 log::error!("{error}");

@@ -18,7 +18,8 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
 use super::{
-    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeystoreError, Kms, KmsError, bundle_file,
+    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
+    bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -207,6 +208,25 @@ impl Kms for LocalKms {
         let keys = self.keys();
         let cmk = keys.resolve(&key.0)?;
         Ok(origin == Origin { number: cmk.number, version: cmk.newest().number })
+    }
+
+    fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
+        let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let unknown = || KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
+        let key = self.keys().by_number(number).ok_or_else(unknown)?.id.clone();
+        Ok(KeyOrigin { key, version })
+    }
+
+    fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {
+        Ok(self.keys().resolve(name)?.id.clone())
+    }
+
+    fn aliases(&self, key: &KeyId) -> Vec<String> {
+        self.keys().aliases().filter(|(_, target)| *target == key).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn refresh(&self) -> Result<(), KeystoreError> {
+        self.refresh_if_changed().map(|_| ())
     }
 }
 

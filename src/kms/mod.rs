@@ -59,6 +59,15 @@ pub struct CiphertextBlob(pub Vec<u8>);
 #[serde(transparent)]
 pub struct KeyId(pub String);
 
+/// Which CMK, and which version of its key material, wrapped a data key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct KeyOrigin {
+    /// The CMK.
+    pub key: KeyId,
+    /// The version of its key material.
+    pub version: u16,
+}
+
 /// Why the KMS refused. Variants carry AWS's exception names; the detail is for the owner's log only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KmsError {
@@ -122,4 +131,16 @@ pub trait Kms: Send + Sync {
 
     /// Whether `blob` is wrapped under the newest version of `key`.
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError>;
+
+    /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
+    fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;
+
+    /// The id behind an id or an alias.
+    fn resolve(&self, name: &str) -> Result<KeyId, KmsError>;
+
+    /// The aliases of a CMK, sorted.
+    fn aliases(&self, key: &KeyId) -> Vec<String>;
+
+    /// Puts into force what was changed in the keystore before this call.
+    fn refresh(&self) -> Result<(), KeystoreError>;
 }

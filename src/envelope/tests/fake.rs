@@ -4,7 +4,9 @@ use parking_lot::Mutex;
 
 use crate::crypto::derive::wrap_key;
 use crate::crypto::{DataKey, Secret, random};
-use crate::kms::{Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, Kms, KmsError};
+use crate::kms::{
+    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
+};
 
 pub const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
 
@@ -99,5 +101,25 @@ impl Kms for FakeKms {
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {
         Ok(blob[1..5] == number(key)?.to_le_bytes() && blob[5..7] == self.version.lock().to_le_bytes())
+    }
+
+    fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
+        let blob: &[u8; 67] = blob.try_into().map_err(|_| KmsError::InvalidCiphertext(InvalidCiphertext::Malformed))?;
+        let number = u32::from_le_bytes(blob[1..5].try_into().unwrap());
+        let version = u16::from_le_bytes(blob[5..7].try_into().unwrap());
+        Ok(KeyOrigin { key: KeyId(format!("cmk-{number}")), version })
+    }
+
+    fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {
+        let key = KeyId(name.to_owned());
+        number(&key).map(|_| key)
+    }
+
+    fn aliases(&self, _: &KeyId) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn refresh(&self) -> Result<(), KeystoreError> {
+        Ok(())
     }
 }
