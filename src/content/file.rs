@@ -120,7 +120,8 @@ pub struct Content<B: BackingFile> {
     pub(super) backing: B,
     pub(super) key: DataKey,
     commitment: [u8; 32],
-    mirror: Option<[u8; MIRROR_LEN]>,
+    /// `None` before it has one. Not in [`State`], which readers of page 0 do not change.
+    pub(super) mirror: Mutex<Option<[u8; MIRROR_LEN]>>,
     pub(super) durability: Durability,
     pub(super) max_seals: u64,
     pub(super) state: RwLock<State>,
@@ -141,7 +142,7 @@ impl<B: BackingFile> Content<B> {
             backing,
             commitment: derive::commitment(&key.key),
             key: key.key,
-            mirror: key.mirror,
+            mirror: Mutex::new(key.mirror),
             durability,
             max_seals: MAX_SEALS,
             state: RwLock::new(state),
@@ -180,7 +181,7 @@ impl<B: BackingFile> Content<B> {
         if !bool::from(self.commitment.ct_eq(&meta.commitment)) {
             return Err(Error::CorruptMeta { group: 0, reason: "it belongs to another data key" });
         }
-        self.mirror.get_or_insert(meta.mirror);
+        self.mirror.get_mut().get_or_insert(meta.mirror);
         let mut state = self.state.write();
         state.backing_len = len;
         (state.durable, state.doubt) = (true, true);
@@ -334,7 +335,7 @@ impl<B: BackingFile> Content<B> {
         meta.size = state.size;
         meta.previous_size = if keeps { state.old_size } else { state.size };
         meta.commitment = self.commitment;
-        if let Some(mirror) = self.mirror {
+        if let Some(mirror) = *self.mirror.lock() {
             meta.mirror = mirror;
         }
     }

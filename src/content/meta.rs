@@ -6,12 +6,12 @@ use super::Error;
 use super::geometry::{INLINE_META, META};
 use crate::crypto::{GcmKey, NONCE_LEN, Nonce, Suite, TAG_LEN, Tag};
 
-const MAGIC: &[u8; 4] = b"KMSm";
+pub(super) const MAGIC: &[u8; 4] = b"KMSm";
 const VERSION: u8 = 1;
 const LOG2_BLOCK: u8 = 12;
 /// Length of a mirror.
 pub const MIRROR_LEN: usize = 68;
-const MIRROR_AT: usize = 152;
+pub(super) const MIRROR_AT: usize = 152;
 const RESERVED_AT: usize = MIRROR_AT + MIRROR_LEN;
 const NONCE_AT: usize = 484;
 const TAG_AT: usize = NONCE_AT + NONCE_LEN;

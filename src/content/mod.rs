@@ -15,6 +15,7 @@ mod group;
 mod holes;
 mod inline;
 mod meta;
+mod mirror;
 mod place;
 mod read;
 mod resalt;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 
 pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
+pub use meta::MIRROR_LEN;
+pub use mirror::{store_mirror, stored_mirror};
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -199,6 +199,19 @@ impl Sealer<'_> {
         Ok(Envelope { kind, linked: false, blob, old_place: None }.encode())
     }
 
+    /// The encoded mirror of the same key under the newest version of `to` (of its own CMK if `None`).
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Malformed`] if `mirror` is none; [`EnvelopeError::Kms`].
+    pub fn mirror_rewrapped(&self, mirror: &Envelope, to: Option<&KeyId>) -> Result<Vec<u8>, EnvelopeError> {
+        if mirror.linked || mirror.is_moving() {
+            return Err(MalformedEnvelope.into());
+        }
+        let context = self.binder.mirror_context(mirror.kind);
+        let blob = self.kms.re_encrypt(self.caller, &mirror.blob.0, context, to, context)?;
+        Ok(Envelope { blob, ..mirror.clone() }.encode())
+    }
+
     /// The data key and an envelope again, out of a mirror, for an object of this kind at `place`.
     /// Only for `kmsfs fsck --restore-keys`: a mirror proves nothing about the place.
     ///

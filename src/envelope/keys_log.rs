@@ -1,5 +1,6 @@
 //! `.kmsfs/keys.log`: the mirrors of directory keys, appended (docs/format.md section 4).
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::{Envelope, VolumeError};
+use crate::sys::atomic;
 
 pub(super) const KEYS_LOG: &str = ".kmsfs/keys.log";
 /// What was cut off: after a bad sector that may be more than one torn record.
@@ -63,9 +65,7 @@ impl KeysLog {
     /// # Errors
     /// [`VolumeError::Io`]; then the log is what it was.
     pub fn append(&self, directory: &[u8; ID_LEN], mirror: &[u8]) -> Result<(), VolumeError> {
-        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the mirror is too long for a record");
-        let len = u16::try_from(mirror.len()).map_err(|_| VolumeError::io(&self.path)(too_long()))?;
-        let record = [directory, &len.to_le_bytes()[..], mirror].concat();
+        let record = record_bytes(directory, mirror).map_err(VolumeError::io(&self.path))?;
         let mut guard = self.file.lock();
         let (file, end) = &mut *guard;
         match file.write_all(&record) {
@@ -87,6 +87,44 @@ impl KeysLog {
         self.file.lock().0.sync_data().map_err(VolumeError::io(&self.path))
     }
 
+    /// The last record of each directory, and whether there are others.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn latest(&self) -> Result<(Vec<MirrorRecord>, bool), VolumeError> {
+        let _writing = self.file.lock();
+        let records = split(&fs::read(&self.path).map_err(VolumeError::io(&self.path))?).0;
+        let count = records.len();
+        let last = last_of_each(records);
+        let superseded = last.len() < count;
+        Ok((last, superseded))
+    }
+
+    /// Replaces the log by the last record of each directory, each as `renew` returns it: all of them, or nothing
+    /// is changed. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`], or that of `renew`.
+    pub fn rewrite<E: From<VolumeError>>(
+        &self,
+        mut renew: impl FnMut(MirrorRecord) -> Result<MirrorRecord, E>,
+    ) -> Result<(), E> {
+        let mut guard = self.file.lock();
+        let bytes = fs::read(&self.path).map_err(VolumeError::io(&self.path))?;
+        let mut fresh = Vec::with_capacity(bytes.len());
+        for record in last_of_each(split(&bytes).0) {
+            let MirrorRecord { directory, mirror } = renew(record)?;
+            fresh.extend_from_slice(&record_bytes(&directory, &mirror).map_err(VolumeError::io(&self.path))?);
+        }
+        let replace = || -> io::Result<_> {
+            atomic::replace(&self.path, 0o600, &fresh)?;
+            OpenOptions::new().append(true).open(&self.path)
+        };
+        let file = replace().map_err(VolumeError::io(&self.path))?;
+        *guard = (file, fresh.len() as u64);
+        Ok(())
+    }
+
     /// The records of the volume in `root`, in order, up to the first that is torn. None if there is no log.
     ///
     /// # Errors
@@ -99,6 +137,21 @@ impl KeysLog {
             Err(e) => Err(VolumeError::io(&path)(e)),
         }
     }
+}
+
+fn record_bytes(directory: &[u8; ID_LEN], mirror: &[u8]) -> io::Result<Vec<u8>> {
+    let too_long = |_| io::Error::new(io::ErrorKind::InvalidInput, "the mirror is too long for a record");
+    let len = u16::try_from(mirror.len()).map_err(too_long)?;
+    Ok([directory, &len.to_le_bytes()[..], mirror].concat())
+}
+
+/// Without what later records supersede, in the order of those that stay.
+fn last_of_each(mut records: Vec<MirrorRecord>) -> Vec<MirrorRecord> {
+    let mut seen = HashSet::new();
+    records.reverse();
+    records.retain(|record| seen.insert(record.directory));
+    records.reverse();
+    records
 }
 
 /// The whole records, and where they end.
@@ -162,6 +215,22 @@ mod tests {
             let record = [&[2; 16][..], &[3, 0, 3, 8, 8]].concat();
             assert_eq!(fs::read(dir.path().join(CUT)).unwrap(), record[..21 - torn as usize]);
         }
+    }
+
+    #[test]
+    fn a_rewritten_log_has_the_last_record_of_each_directory() {
+        let (dir, log) = log();
+        for (id, tail) in [(1, 1), (2, 2), (1, 3)] {
+            log.append(&[id; 16], &[3, tail]).unwrap();
+        }
+        let refuse = |_| Err(VolumeError::Label("no".into()));
+        log.rewrite(refuse).unwrap_err();
+        assert_eq!(KeysLog::read(dir.path()).unwrap().len(), 3);
+        log.rewrite::<VolumeError>(|r| Ok(MirrorRecord { mirror: vec![3, r.mirror[1] + 10], ..r })).unwrap();
+        log.append(&[4; 16], &[3, 4]).unwrap();
+        let records = KeysLog::read(dir.path()).unwrap();
+        let found: Vec<_> = records.iter().map(|r| (r.directory[0], r.mirror[1])).collect();
+        assert_eq!(found, [(2, 12), (1, 13), (4, 4)]);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl Backing {
         Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable) }
     }
 
+    /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
+    pub fn shared(fd: &Arc<OwnedFd>) -> Self {
+        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true) }
+    }
+
     /// The descriptor of the moment.
     pub fn fd(&self) -> Arc<OwnedFd> {
         self.fd.read().clone()

@@ -153,6 +153,13 @@ impl DirCache {
         dirs.insert(dir.ino, (dir, now));
     }
 
+    /// The key of the directory `ino` was wrapped anew, by `origin`.
+    pub fn rewrapped(&self, ino: Ino, origin: &KeyOrigin) {
+        if let Some((dir, _)) = self.dirs.lock().get(&ino) {
+            *dir.origin.write() = origin.clone();
+        }
+    }
+
     /// Closes the directory `ino`, unless someone still lists it.
     pub fn forget(&self, ino: Ino) {
         self.dirs.lock().remove(&ino);

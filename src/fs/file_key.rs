@@ -39,7 +39,7 @@ impl EncryptedFs {
         if let Some(content) = file.content() {
             return Ok(content);
         }
-        let _places = self.places.read();
+        let _held = self.places.hold(file.ino);
         let mut envelope = file.envelope.lock();
         if let Some(content) = file.content() {
             return Ok(content);
@@ -151,7 +151,7 @@ impl EncryptedFs {
     }
 
     fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
-        let _places = self.places.read();
+        let _held = self.places.hold(file.ino);
         // Whoever opens it at the same time waits, and finds it empty.
         let _envelope = file.envelope.lock();
         if file.content().is_some() || !file.backing.is_writable() {

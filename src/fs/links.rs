@@ -25,12 +25,13 @@ impl EncryptedFs {
                 dir.retire(&encoded);
             }
         })?;
+        self.note_move(caller, &dir, &encoded, (ino, looked.attr.stat.kind));
         Ok(looked)
     }
 
     fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
         let found = self.at_location(caller, ino, |parent, from, stat| {
-            let _places = self.places.write();
+            let _places = self.places.hold_all();
             if parent.ino != to.ino && stat.kind == FileKind::File {
                 self.bind_to_none(caller, ino, parent, stored(from))?;
             }
@@ -45,7 +46,7 @@ impl EncryptedFs {
         match (found, self.files.peek(ino)) {
             // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
             (Err(Error::Sys(Errno::STALE)), Some(file)) => {
-                let _places = self.places.write();
+                let _places = self.places.hold_all();
                 let fd = file.backing.fd();
                 if let Some(home) = file.home()
                     && let Some(old) = self.envelopes.load(fd.as_fd())?

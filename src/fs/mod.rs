@@ -26,18 +26,18 @@ mod links;
 mod listing;
 mod namespace;
 mod open_file;
+mod places;
 mod relax;
 mod rename;
 mod sizes;
 mod symlink;
+pub mod upkeep;
 mod writeback;
 mod xattrs;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use parking_lot::RwLock;
 
 pub use attr::{Attr, Changes, Filesystem, without_privileges};
 pub use error::{Error, Result};
@@ -48,6 +48,7 @@ pub use namespace::{Created, Looked, NewMode};
 
 // The words that this room's callers need to speak to it.
 pub use crate::kms::Caller;
+pub use crate::sys::control::{CONTROL, MESSAGE_LEN};
 pub use crate::sys::dir::{RenameFlags, SetTime};
 pub use crate::sys::process::effective_uid;
 pub use crate::sys::xattr::Mode as XattrMode;
@@ -64,9 +65,11 @@ use inode::InodeTable;
 use io::FileHandle;
 use listing::DirHandle;
 use open_file::{Handles, OpenFiles};
+use places::Places;
 use relax::Relaxed;
 use sizes::Sizes;
 use symlink::LongLinks;
+use upkeep::Upkeep;
 use writeback::Writeback;
 
 /// How a volume is mounted.
@@ -100,10 +103,10 @@ pub struct EncryptedFs {
     sizes: Sizes,
     file_handles: Handles<FileHandle>,
     dir_handles: Handles<DirHandle>,
-    /// Held for writing while an object's envelope and its directory change together.
-    places: RwLock<()>,
+    places: Places,
     writeback: Writeback,
     relaxed: Relaxed,
+    upkeep: Upkeep,
     /// Mirrors of the keys of directories; absent on a read-only mount.
     keys_log: Option<KeysLog>,
     uid: u32,
@@ -137,9 +140,10 @@ impl EncryptedFs {
             sizes: Sizes::default(),
             file_handles: Handles::from(1),
             dir_handles: Handles::from(2),
-            places: RwLock::default(),
+            places: Places::default(),
             writeback: Writeback::default(),
             relaxed: Relaxed::default(),
+            upkeep: Upkeep::new(volume.header),
             keys_log,
             uid: sys::process::effective_uid(),
         });

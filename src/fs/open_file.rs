@@ -255,7 +255,7 @@ impl EncryptedFs {
         if write && !file.backing.is_writable() {
             file.backing.make_writable(self.reopen_writable(caller, file)?);
         }
-        let _places = self.places.read();
+        let _held = self.places.hold(file.ino);
         let mut envelope = file.envelope.lock();
         if file.content.get().is_some() {
             if let Some(envelope) = &*envelope {

@@ -69,6 +69,7 @@ impl EncryptedFs {
             return Err(self.report(ino, error));
         }
         self.inodes.renamed(ino, from, to.clone());
+        self.note_moves(caller, &source, &target, exchanged.is_some());
         if let Some(other) = exchanged {
             self.inodes.renamed(other, to, from.clone());
         } else if (from.parent, &from.name) != (to.parent, &to.name) {
@@ -78,6 +79,15 @@ impl EncryptedFs {
             self.long_links.remove(&home);
         }
         Ok(())
+    }
+
+    fn note_moves(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, exchanged: bool) {
+        let moved = [(from, to, true), (to, from, exchanged)];
+        for (what, at, _) in moved.into_iter().filter(|(.., has_moved)| *has_moved) {
+            if let Some((ino, stat)) = what.found {
+                self.note_move(caller, at.dir, &at.name, (ino, stat.kind));
+            }
+        }
     }
 
     fn side<'a>(&self, dir: &'a Arc<Dir>, at: &Location) -> Result<Side<'a>> {
@@ -93,7 +103,7 @@ impl EncryptedFs {
     fn rename_backing(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let across = from.dir.ino != to.dir.ino;
-        let _places = across.then(|| self.places.write());
+        let _places = across.then(|| self.places.hold_all());
         if across {
             self.announce_move(caller, from, to)?;
             if exchange && let Err(error) = self.announce_move(caller, to, from) {

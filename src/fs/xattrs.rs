@@ -173,7 +173,7 @@ impl EncryptedFs {
             return Ok(None);
         };
         let envelope = Envelope::parse(&stored)?;
-        let _places = self.places.read();
+        let _held = self.places.hold(ino);
         let place = self.place_by_name(caller, ino)?;
         let key: DataKey = self.sealer(caller).unlock(&envelope, place)?;
         Ok(Some(Xattrs::new(&key)))
@@ -190,7 +190,7 @@ impl EncryptedFs {
         }
         let file = self.acquire_file(caller, ino, true)?;
         let made = {
-            let _places = self.places.read();
+            let _held = self.places.hold(ino);
             self.owner_key(caller, &file)
         };
         self.release_file(&file);

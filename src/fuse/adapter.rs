@@ -17,6 +17,7 @@ use fuser::{
 };
 
 use super::caching::Caching;
+use super::control;
 use super::convert::{self, caller, ino};
 use super::seek::{Question, Seeker};
 use super::{ioctl, listing, negotiate, reply};
@@ -395,8 +396,8 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        number: INodeNo,
         fh: FileHandle,
         _flags: IoctlFlags,
         cmd: u32,
@@ -404,7 +405,13 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        guarded("ioctl", || reply::ioctl(reply, ioctl::call(&self.fs, fh.0, cmd, in_data, out_size)));
+        guarded("ioctl", || {
+            let done = match cmd {
+                control::CONTROL => control::call(&self.fs, &caller(req), ino(number), in_data, out_size),
+                _ => ioctl::call(&self.fs, fh.0, cmd, in_data, out_size),
+            };
+            reply::ioctl(reply, done);
+        });
     }
 
     fn poll(

@@ -34,7 +34,7 @@
 //! | readdirplus | and attributes; counts a reference to each entry but `.` and `..` |
 //! | statfs | the backing store's; names of 255 bytes |
 //! | setxattr, getxattr, listxattr, removexattr | as named; ACLs are enforced by the kernel |
-//! | ioctl | the flags of chattr(1), for which Linux also asks FS_IOC_FSGETXATTR; ENOTTY for all others |
+//! | ioctl | the flags of chattr(1), for which Linux also asks FS_IOC_FSGETXATTR; messages to the volume (`control`); ENOTTY for all others |
 //! | fallocate | allocate, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; EOPNOTSUPP for all others |
 //! | lseek | SEEK_DATA and SEEK_HOLE; the kernel does the others |
 //! | copy_file_range | through memory, at most 64 MiB at a time: files have different keys |
@@ -49,6 +49,7 @@
 
 mod adapter;
 mod caching;
+mod control;
 mod convert;
 mod ioctl;
 mod listing;

@@ -9,6 +9,7 @@
 
 pub mod atomic;
 pub mod background;
+pub mod control;
 pub mod dir;
 pub mod file;
 pub mod process;

@@ -1,0 +1,295 @@
+//! Files and directories: their envelopes and mirrors.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::message::{Failed, Item, Name, Page, Tally, Wrap};
+use crate::content::{self, MIRROR_LEN};
+use crate::crypto::derive;
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place, VolumeError};
+use crate::fs::backing::Backing;
+use crate::fs::dirs::{Dir, stored};
+use crate::fs::error::Result;
+use crate::fs::open_file::{OpenFile, require_kind};
+use crate::fs::{Caller, EncryptedFs, Error, Ino};
+use crate::kms::KeyOrigin;
+use crate::names::{self, EncodedName};
+use crate::sys::dir::{Access, SetTime};
+use crate::sys::{self, Errno, FileKind};
+
+/// An answer must fit into the buffer of an ioctl(2): names and reasons may take this many bytes before encoding.
+const PAGE_BYTES: usize = 8 << 10;
+
+struct Found {
+    name: Vec<u8>,
+    ino: Ino,
+    kind: FileKind,
+    next: u64,
+}
+
+/// What an object's key is wrapped by, after a step.
+enum Seen {
+    Gone,
+    Keyless,
+    Wrapped { origins: Vec<KeyOrigin>, kind: Kind, was_current: bool },
+}
+
+/// One object while it is held.
+struct Object<'a> {
+    ino: Ino,
+    place: Place,
+    fd: Arc<OwnedFd>,
+    open: Option<&'a Arc<OpenFile>>,
+    is_dir: bool,
+}
+
+impl EncryptedFs {
+    /// Looks at the entries of a directory from `from` on, or rewraps them.
+    pub(super) fn page(&self, caller: &Caller, ino: Ino, (from, limit): (u64, u32), wrap: &Wrap) -> Result<Page> {
+        let dir = self.dir(caller, ino)?;
+        let found = self.part(&dir, from, limit)?;
+        let is_last = found.len() < limit.max(1) as usize;
+        let mut page = Page::default();
+        let mut bytes = 0;
+        for entry in &found {
+            page.entries += 1;
+            page.next = Some(entry.next);
+            let is_dir = entry.kind == FileKind::Directory;
+            let done = self.step(caller, &dir, entry, wrap);
+            // A name costs a system call if it is long: only those that are told are read.
+            if is_dir || done.is_err() {
+                let plain = Name(dir.decode(&entry.name).unwrap_or_default());
+                let reason = done.as_ref().err().map(ToString::to_string);
+                bytes += plain.0.len() + reason.as_ref().map_or(0, String::len);
+                if is_dir && !plain.0.is_empty() {
+                    page.directories.push(plain.clone());
+                }
+                page.failed.extend(reason.map(|reason| Failed { name: plain, reason }));
+            }
+            if let Ok(seen) = done {
+                tally(&mut page.tally, &seen);
+            }
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        if is_last && page.entries == found.len() as u64 {
+            page.next = None;
+        }
+        if wrap.write && wrap.to.is_some() {
+            self.sync_log()?;
+        }
+        Ok(page)
+    }
+
+    /// At most `limit` entries from `from` on.
+    fn part(&self, dir: &Dir, from: u64, limit: u32) -> Result<Vec<Found>> {
+        let fd = sys::dir::reopen_dir(dir.fd())?;
+        let mut found = Vec::new();
+        sys::dir::list(fd.as_fd(), from, |entry| {
+            if entry.name == b"." || entry.name == b".." || names::is_internal(entry.name) {
+                return true;
+            }
+            let stat_kind = || sys::stat::at(dir.fd(), entry.name).map(|stat| stat.kind).unwrap_or(FileKind::Fifo);
+            let kind = entry.kind.unwrap_or_else(stat_kind);
+            found.push(Found { name: entry.name.to_vec(), ino: Ino(entry.ino), kind, next: entry.next });
+            found.len() < limit.max(1) as usize
+        })?;
+        Ok(found)
+    }
+
+    /// Looks at one object, or rewraps it.
+    pub(super) fn one(&self, caller: &Caller, ino: Ino, name: Option<&[u8]>, wrap: &Wrap) -> Result<Item> {
+        let seen = match name {
+            Some(name) => {
+                let dir = self.dir(caller, ino)?;
+                let encoded = dir.encode(name)?;
+                let stat = sys::stat::at(dir.fd(), stored(&encoded))?;
+                let ino = self.ino_of(&stat)?;
+                self.step(
+                    caller,
+                    &dir,
+                    &Found { name: stored(&encoded).to_vec(), ino, kind: stat.kind, next: 0 },
+                    wrap,
+                )?
+            }
+            None if ino == Ino::ROOT => {
+                let dir = self.dir(caller, ino)?;
+                let _held = self.places.hold(ino);
+                let fd = Arc::new(sys::dir::reopen_dir(dir.fd())?);
+                let root = Object { ino, place: Place::ROOT, fd, open: None, is_dir: true };
+                self.wrap_object(caller, &root, wrap)?
+            }
+            None => self.at_location(caller, ino, |parent, name, stat| {
+                self.step(caller, parent, &Found { name: stored(name).to_vec(), ino, kind: stat.kind, next: 0 }, wrap)
+            })?,
+        };
+        if wrap.write && wrap.to.is_some() {
+            self.sync_log()?;
+        }
+        let mut item = Item { origin: None, aliases: Vec::new(), kind: None, tally: Tally::default() };
+        tally(&mut item.tally, &seen);
+        if let Seen::Wrapped { origins, kind, .. } = seen {
+            item.origin = origins.into_iter().next();
+            item.kind = Some(kind.name().to_owned());
+            item.aliases = item.origin.as_ref().map(|origin| self.kms.aliases(&origin.key)).unwrap_or_default();
+        }
+        Ok(item)
+    }
+
+    /// Whether an entry is a file that no rewrap would change.
+    pub(super) fn is_surely_current(
+        &self,
+        caller: &Caller,
+        dir: &Dir,
+        name: &EncodedName,
+        (ino, kind): (Ino, FileKind),
+    ) -> bool {
+        let entry = Found { name: stored(name).to_vec(), ino, kind, next: 0 };
+        let look = Wrap::default();
+        match self.step(caller, dir, &entry, &look) {
+            Ok(Seen::Keyless) => true,
+            Ok(Seen::Wrapped { was_current, kind, .. }) => was_current && kind != Kind::Directory,
+            Ok(Seen::Gone) | Err(_) => false,
+        }
+    }
+
+    /// An entry of `dir`, however its mode locks out its owner.
+    fn step(&self, caller: &Caller, dir: &Dir, entry: &Found, wrap: &Wrap) -> Result<Seen> {
+        let is_dir = match entry.kind {
+            FileKind::File => false,
+            FileKind::Directory => true,
+            _ => return Ok(Seen::Keyless),
+        };
+        let _held = self.places.hold(entry.ino);
+        let open = self.files.peek(entry.ino);
+        let access = if wrap.write && !is_dir { Access::ReadWrite } else { Access::Read };
+        let (bits, place) = (if is_dir { 0o700 } else { 0o600 }, dir.place());
+        let done = self.relaxed(dir.fd(), &entry.name, bits, || {
+            let fd = sys::dir::open(dir.fd(), &entry.name, access)?;
+            if self.ino_of(&sys::stat::of_fd(&fd)?)? != entry.ino {
+                return Ok(Seen::Gone);
+            }
+            let fd = match &open {
+                // Its content writes through its own descriptor.
+                Some(open) if wrap.write && !open.backing.is_writable() => {
+                    open.backing.make_writable(fd);
+                    open.backing.fd()
+                }
+                _ => Arc::new(fd),
+            };
+            let object = Object { ino: entry.ino, place, fd, open: open.as_ref(), is_dir };
+            self.wrap_object(caller, &object, wrap)
+        });
+        match done {
+            Err(Error::Sys(Errno::NOENT)) => Ok(Seen::Gone),
+            other => other,
+        }
+    }
+
+    fn wrap_object(&self, caller: &Caller, object: &Object<'_>, wrap: &Wrap) -> Result<Seen> {
+        let Some(old) = self.envelopes.load(object.fd.as_fd())? else {
+            let is_empty = !object.is_dir && sys::stat::of_fd(&*object.fd)?.size == 0;
+            return if is_empty { Ok(Seen::Keyless) } else { Err(EnvelopeError::NoEnvelope.into()) };
+        };
+        let envelope = Envelope::parse(&old)?;
+        let kind = if object.is_dir { Kind::Directory } else { Kind::FileGcm };
+        require_kind(&envelope, kind)?;
+        let target = wrap.to.clone().map_or_else(|| self.origin_of(&envelope).map(|origin| origin.key), Ok)?;
+        let is_current = |blob: &[u8]| self.kms.is_current(blob, &target).map_err(EnvelopeError::Kms);
+        let envelope_is_current = !envelope.is_moving() && is_current(&envelope.blob().0)?;
+        let mirror = self.mirror_of(object)?;
+        let mirror_is_current = match &mirror {
+            Some(mirror) => Envelope::parse(mirror).is_ok_and(|m| is_current(&m.blob().0).is_ok_and(|is| is)),
+            None => true,
+        };
+        let was_current = envelope_is_current && mirror_is_current;
+        let mut origins = vec![self.origin_of(&envelope)?];
+        if was_current || !wrap.write {
+            let mirror = mirror.and_then(|mirror| Envelope::parse(&mirror).ok());
+            origins.extend(mirror.and_then(|mirror| self.origin_of(&mirror).ok()));
+            return Ok(Seen::Wrapped { origins, kind, was_current });
+        }
+        let sealer = self.sealer(caller);
+        let envelope = if envelope_is_current {
+            envelope
+        } else {
+            let new = sealer.rewrapped(&envelope, object.place, Some(&target))?;
+            if object.is_dir && wrap.to.is_some() {
+                self.log_under(caller, &new, object.place)?;
+            }
+            self.envelopes.replace(object.fd.as_fd(), &old, &new.encode())?;
+            self.rewrapped(object, &new)?;
+            new
+        };
+        origins = vec![self.origin_of(&envelope)?];
+        if mirror.is_some() {
+            let new = sealer.mirror(&envelope, object.place)?;
+            if let Ok(new) = <[u8; MIRROR_LEN]>::try_from(&new[..]) {
+                self.store_mirror(object, &new)?;
+            }
+            origins.push(self.origin_of(&Envelope::parse(&new)?)?);
+        }
+        Ok(Seen::Wrapped { origins, kind, was_current })
+    }
+
+    /// Whoever has the object open shows the new envelope to the KMS from now on; a directory gives its CMK on.
+    fn rewrapped(&self, object: &Object<'_>, envelope: &Envelope) -> Result<()> {
+        match object.open {
+            Some(file) => file.set_envelope(envelope.clone()),
+            None if object.is_dir => self.dirs.rewrapped(object.ino, &self.origin_of(envelope)?),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The mirror in META page 0. `None` where there is no such page.
+    fn mirror_of(&self, object: &Object<'_>) -> Result<Option<[u8; MIRROR_LEN]>> {
+        if object.is_dir {
+            return Ok(None);
+        }
+        match object.open.and_then(|file| file.content()) {
+            Some(content) => Ok(content.mirror()),
+            None => Ok(content::stored_mirror(&Backing::shared(&object.fd))?),
+        }
+    }
+
+    fn store_mirror(&self, object: &Object<'_>, mirror: &[u8; MIRROR_LEN]) -> Result<()> {
+        let before = sys::stat::of_fd(&*object.fd)?.mtime;
+        match object.open.and_then(|file| file.content()) {
+            Some(content) => content.replace_mirror(mirror)?,
+            None => content::store_mirror(&Backing::shared(&object.fd), mirror)?,
+        }
+        Ok(sys::file::set_times(object.fd.as_fd(), SetTime::Keep, SetTime::At(before))?)
+    }
+
+    /// The recovery copy of a directory's key under its new CMK, before the envelope is.
+    fn log_under(&self, caller: &Caller, envelope: &Envelope, place: Place) -> Result<()> {
+        let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
+        let key = self.sealer(caller).unlock(envelope, place)?;
+        let mirror = self.sealer(caller).mirror(envelope, place)?;
+        log.append(&derive::directory_id(&key), &mirror).map_err(log_error)
+    }
+
+    fn sync_log(&self) -> Result<()> {
+        self.keys_log.as_ref().map_or(Ok(()), |log| log.sync().map_err(log_error))
+    }
+}
+
+fn log_error(error: VolumeError) -> Error {
+    log::error!("{error}");
+    Error::Sys(Errno::IO)
+}
+
+fn tally(tally: &mut Tally, seen: &Seen) {
+    match seen {
+        Seen::Gone => tally.gone += 1,
+        Seen::Keyless => tally.keyless += 1,
+        Seen::Wrapped { origins, was_current, .. } => {
+            *(if *was_current { &mut tally.current } else { &mut tally.rewrapped }) += 1;
+            for origin in origins {
+                tally.count(origin.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a volume has only once: its key, and the log of mirrors.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use data_encoding::HEXLOWER;
+
+use super::message::{Failed, Name, Page, Tally, Wrap};
+use crate::envelope::{Envelope, EnvelopeError, MirrorRecord, VolumeError};
+use crate::fs::error::Result;
+use crate::fs::{Caller, EncryptedFs, Error, Ino};
+use crate::kms::KeyId;
+use crate::names;
+use crate::sys::dir::Access;
+use crate::sys::{self, Errno, FileKind};
+
+/// A count tells how far a walk is; it need not be exact, and nobody waits for it for long.
+const COUNT_AT_MOST: u64 = 5_000_000;
+
+impl EncryptedFs {
+    pub(super) fn resolve_cmk(&self, name: &str) -> Result<KeyId> {
+        Ok(self.kms.resolve(name).map_err(EnvelopeError::Kms)?)
+    }
+
+    /// Looks at the volume key and at `keys.log`, or rewraps them.
+    pub(super) fn wrap_volume(&self, caller: &Caller, wrap: &Wrap) -> Result<Page> {
+        let mut page = Page::default();
+        self.wrap_volume_key(caller, wrap, &mut page.tally)?;
+        self.wrap_log(caller, wrap, &mut page)?;
+        Ok(page)
+    }
+
+    fn wrap_volume_key(&self, caller: &Caller, wrap: &Wrap, tally: &mut Tally) -> Result<()> {
+        let mut header = self.upkeep.header.lock();
+        let blob = &header.volume_key().0;
+        let origin = self.kms.origin(blob).map_err(EnvelopeError::Kms)?;
+        let target = wrap.to.clone().unwrap_or_else(|| origin.key.clone());
+        let is_current = self.kms.is_current(blob, &target).map_err(EnvelopeError::Kms)? && target == *header.key();
+        if is_current || !wrap.write {
+            *(if is_current { &mut tally.current } else { &mut tally.rewrapped }) += 1;
+            tally.count(origin);
+            return Ok(());
+        }
+        let stored = header.rewrapped(&*self.kms, caller, Some(&target)).and_then(|new| {
+            new.store()?;
+            Ok(new)
+        });
+        *header = stored.map_err(volume_error)?;
+        tally.rewrapped += 1;
+        tally.count(self.kms.origin(&header.volume_key().0).map_err(EnvelopeError::Kms)?);
+        Ok(())
+    }
+
+    /// Each record under the newest version of its own CMK. A directory that got another CMK has a later record under
+    /// that, and what is superseded goes. A record that the KMS refuses stays as it is.
+    fn wrap_log(&self, caller: &Caller, wrap: &Wrap, page: &mut Page) -> Result<()> {
+        let Some(log) = &self.keys_log else { return Ok(()) };
+        let (records, superseded) = log.latest().map_err(volume_error)?;
+        let mut stale = 0;
+        for record in &records {
+            match self.renewed(caller, record, false) {
+                Ok(None) => self.count_mirror(&record.mirror, &mut page.tally),
+                Ok(Some(_)) => stale += 1,
+                Err(error) => {
+                    let name = Name(format!("keys.log, directory {}", HEXLOWER.encode(&record.directory)).into());
+                    page.failed.push(Failed { name, reason: error.to_string() });
+                    self.count_mirror(&record.mirror, &mut page.tally);
+                }
+            }
+        }
+        page.tally.rewrapped += stale;
+        if !wrap.write || (stale == 0 && !superseded) {
+            return Ok(());
+        }
+        log.rewrite(|record| {
+            let mirror = self.renewed(caller, &record, true).ok().flatten();
+            let renewed = MirrorRecord { mirror: mirror.clone().unwrap_or(record.mirror), ..record };
+            if mirror.is_some() {
+                self.count_mirror(&renewed.mirror, &mut page.tally);
+            }
+            Ok::<_, VolumeError>(renewed)
+        })
+        .map_err(volume_error)
+    }
+
+    /// The mirror of a record as it shall be, if it is not; without `write`, what it is.
+    fn renewed(&self, caller: &Caller, record: &MirrorRecord, write: bool) -> Result<Option<Vec<u8>>> {
+        let mirror = Envelope::parse(&record.mirror)?;
+        let cmk = self.origin_of(&mirror)?.key;
+        if self.kms.is_current(&mirror.blob().0, &cmk).map_err(EnvelopeError::Kms)? {
+            return Ok(None);
+        }
+        if !write {
+            return Ok(Some(record.mirror.clone()));
+        }
+        Ok(Some(self.sealer(caller).mirror_rewrapped(&mirror, None)?))
+    }
+
+    fn count_mirror(&self, mirror: &[u8], tally: &mut Tally) {
+        let origin = Envelope::parse(mirror).ok().and_then(|mirror| self.origin_of(&mirror).ok());
+        if let Some(origin) = origin {
+            tally.count(origin);
+        }
+    }
+
+    /// How many entries lie below `ino`: by the backing tree alone, without a key.
+    pub(super) fn count_below(&self, caller: &Caller, ino: Ino) -> Result<u64> {
+        let dir = self.dir(caller, ino)?;
+        let mut count = 0;
+        // Directories stay open only while some below them are still to be visited.
+        let mut waiting = vec![(Rc::new(sys::dir::reopen_dir(dir.fd())?), Vec::from(b"."))];
+        while let Some((parent, name)) = waiting.pop() {
+            // What cannot be opened is the walk's to report.
+            let Ok(fd) = sys::dir::open_dir(parent.as_fd(), &name, Access::Read) else { continue };
+            let fd = Rc::new(fd);
+            sys::dir::list(fd.as_fd(), 0, |entry| {
+                if entry.name == b"." || entry.name == b".." || names::is_internal(entry.name) {
+                    return true;
+                }
+                count += 1;
+                if entry.kind == Some(FileKind::Directory) {
+                    waiting.push((Rc::clone(&fd), entry.name.to_vec()));
+                }
+                count < COUNT_AT_MOST
+            })?;
+            if count >= COUNT_AT_MOST {
+                break;
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn volume_error(error: VolumeError) -> Error {
+    log::error!("{error}");
+    Error::Sys(match error {
+        VolumeError::Io { source, .. } => sys::errno_of(&source),
+        _ => Errno::IO,
+    })
+}
