@@ -21,6 +21,7 @@ mod resalt;
 mod resize;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod write;
 
 use std::io;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 
 pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
+pub use meta::MIRROR_LEN;
+pub use verify::{Verified, read_mirror, write_mirror};
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
