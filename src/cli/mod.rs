@@ -30,6 +30,7 @@ mod secret;
 mod speed;
 mod status;
 mod umount;
+mod unlock;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

@@ -1,9 +1,8 @@
 //! `kmsfs mount`: checks, unlocks, and serves a volume, in the background unless told otherwise.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::background::{self, Reporter};
 use super::checks;
@@ -11,12 +10,12 @@ use super::failure::{Code, Failure};
 use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
-use super::mounts;
 use super::remount;
-use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
+use super::unlock::{copy_path, lock_volume, unlock};
+use crate::envelope::{Access, Volume, VolumeHeader};
 use crate::fs::{EncryptedFs, FsConfig};
 use crate::fuse;
-use crate::kms::{BUNDLE_NAME, BundleWatcher, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
+use crate::kms::{BundleWatcher, LocalKms};
 use crate::sys;
 use crate::sys::background::MountFlags;
 
@@ -92,7 +91,7 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     let mut locked = lock_volume(&plan.backing, access)?;
     if args.foreground {
         locked.record_pid()?;
-        let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan, &secret))?;
+        let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret))?;
         let _watcher = watch(&plan, &kms)?;
         let served = serve(&plan, kms, volume, || {
             if let Some(reporter) = reporter {
@@ -114,26 +113,6 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
         secret.parse(line.clone())?;
         background::start(&arguments(&args, &plan)?, &line)
     })
-}
-
-/// How long a volume that is in use, but not mounted any more, is waited for.
-const RELEASE_WAIT: Duration = Duration::from_secs(5);
-
-/// Takes the volume's lock. After fusermount3 -u its last process may still be putting writes in order: it is waited for.
-fn lock_volume(backing: &Path, access: Access) -> Result<VolumeLock, Failure> {
-    let started = Instant::now();
-    loop {
-        match lock(backing, access) {
-            Err(VolumeError::InUse { .. }) if started.elapsed() < RELEASE_WAIT && !is_mounted(backing) => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            locked => return Ok(locked?),
-        }
-    }
-}
-
-fn is_mounted(backing: &Path) -> bool {
-    mounts::list().is_ok_and(|mounts| mounts.iter().any(|mount| mount.backing == backing))
 }
 
 /// The arguments with what `-o` says put in its place.
@@ -201,57 +180,9 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     Ok(line)
 }
 
-fn copy_path(plan: &Plan) -> PathBuf {
-    plan.backing.join(KMSFS_DIR).join(BUNDLE_NAME)
-}
-
-/// Unlocks the volume with the keystore or, if that is missing or does not know the volume's key, with the volume's own
-/// copy of its keys.
-fn unlock(plan: &Plan, secret: &UnlockSecret) -> Result<(Arc<LocalKms>, Volume), Failure> {
-    let copy = copy_path(plan);
-    let refused = match open_kms(&plan.keystore_dir, secret) {
-        Ok(kms) => match plan.header.clone().unlock(&kms, &caller()) {
-            Ok(volume) => return Ok((Arc::new(kms), volume)),
-            Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
-            Err(error) => return Err(error.into()),
-        },
-        Err(error @ (KeystoreError::NotFound(_) | KeystoreError::Damaged { .. } | KeystoreError::Foreign { .. })) => {
-            error.into()
-        }
-        Err(error @ KeystoreError::WrongSecret(_)) if is_of_another(&copy, &plan.keystore_dir) => error.into(),
-        Err(error) => return Err(error.into()),
-    };
-    // Whatever is wrong with the copy, the first refusal is the one to tell.
-    let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
-    let Ok(volume) = plan.header.clone().unlock(&kms, &caller()) else { return Err(refused) };
-    eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
-    Ok((Arc::new(kms), volume))
-}
-
-/// Whether the volume's copy is of another keystore: another passphrase may open it then.
-fn is_of_another(copy: &Path, keystore: &Path) -> bool {
-    let uuid = |path: &Path| read_bundle_header(path).map(|header| header.keystore).ok();
-    uuid(copy).is_some_and(|copied| uuid(&keystore.join(BUNDLE_NAME)) != Some(copied))
-}
-
-fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError> {
-    if !Keystore::exists(dir) {
-        return Err(KeystoreError::NotFound(dir.to_path_buf()));
-    }
-    let bundle = dir.join(BUNDLE_NAME);
-    match LocalKms::open_bundle(&bundle, secret) {
-        Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
-            // Opening the keystore writes the bundle anew from its records.
-            drop(Keystore::open(dir)?.unlock(secret)?);
-            LocalKms::open_bundle(&bundle, secret)
-        }
-        opened => opened,
-    }
-}
-
 /// Follows changes of the keystore, and keeps the volume's copy of its keys as new as they are.
 fn watch(plan: &Plan, kms: &Arc<LocalKms>) -> Result<BundleWatcher, Failure> {
-    let (copy, key) = (copy_path(plan), plan.header.key().clone());
+    let (copy, key) = (copy_path(&plan.backing), plan.header.key().clone());
     let has_copy = copy.exists() && !plan.read_only;
     let update = move |kms: &LocalKms| {
         if !has_copy {

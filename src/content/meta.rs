@@ -6,12 +6,13 @@ use super::Error;
 use super::geometry::{INLINE_META, META};
 use crate::crypto::{GcmKey, NONCE_LEN, Nonce, Suite, TAG_LEN, Tag};
 
-pub(super) const MAGIC: &[u8; 4] = b"KMSm";
+const MAGIC: &[u8; 4] = b"KMSm";
 const VERSION: u8 = 1;
 const LOG2_BLOCK: u8 = 12;
 /// Length of a mirror.
 pub const MIRROR_LEN: usize = 68;
-pub(super) const MIRROR_AT: usize = 152;
+/// Where it stands in the page.
+pub const MIRROR_AT: usize = 152;
 const RESERVED_AT: usize = MIRROR_AT + MIRROR_LEN;
 const NONCE_AT: usize = 484;
 const TAG_AT: usize = NONCE_AT + NONCE_LEN;
@@ -231,6 +232,11 @@ impl Meta {
         key.open(&nonce, &self.header(false)[..NONCE_AT], sealed, &tag, content)
             .map_err(|_| Error::CorruptMeta { group: 0, reason: "the content in it does not authenticate" })
     }
+}
+
+/// Whether this may be the head of a META page.
+pub fn is_page(head: &[u8]) -> bool {
+    head.starts_with(MAGIC)
 }
 
 fn stamp(page: &[u8]) -> (Nonce, Tag) {

@@ -4,34 +4,34 @@ use std::io;
 
 use super::file::Content;
 use super::geometry::{CipherOffset, INLINE_META};
-use super::meta::{MAGIC, MIRROR_AT, MIRROR_LEN};
+use super::meta::{MIRROR_AT, MIRROR_LEN, is_page};
 use super::{BackingFile, Error};
 
-/// The mirror in the backing file of a file under the GCM suite, zeros if it has none. `None` if there is no META page.
+/// The mirror in META page 0; `None` if there is no such page, or none in it. Nothing of it is authenticated.
 ///
 /// # Errors
-/// Those of the backing store.
-pub fn stored_mirror(backing: &impl BackingFile) -> io::Result<Option<[u8; MIRROR_LEN]>> {
-    let mut page = [0; MIRROR_AT + MIRROR_LEN];
-    let found = backing.read_at(&mut page, CipherOffset(0))?;
-    if found < page.len() || page[..MAGIC.len()] != *MAGIC {
+/// Of reading.
+pub fn read_mirror(backing: &impl BackingFile) -> io::Result<Option<[u8; MIRROR_LEN]>> {
+    let mut head = [0; MIRROR_AT + MIRROR_LEN];
+    if backing.read_at(&mut head, CipherOffset(0))? < head.len() || !is_page(&head) {
         return Ok(None);
     }
-    Ok(page.last_chunk().copied())
+    let mirror: [u8; MIRROR_LEN] = head[MIRROR_AT..].try_into().expect("the head ends with the mirror");
+    Ok((mirror != [0; MIRROR_LEN]).then_some(mirror))
 }
 
-/// Replaces the mirror in the backing file of a file that nobody has open. One write within one page, so it is whole or not there.
+/// Puts a mirror into the META page 0 that is there. No tag covers it.
 ///
 /// # Errors
-/// Those of the backing store.
-pub fn store_mirror(backing: &impl BackingFile, mirror: &[u8; MIRROR_LEN]) -> io::Result<()> {
+/// Of writing.
+pub fn write_mirror(backing: &impl BackingFile, mirror: &[u8; MIRROR_LEN]) -> io::Result<()> {
     backing.write_at(mirror, CipherOffset(MIRROR_AT as u64))
 }
 
 impl<B: BackingFile> Content<B> {
-    /// The mirror that every page 0 gets from now on; `None` before the file has one.
+    /// The mirror that every page 0 gets from now on, if any.
     pub fn mirror(&self) -> Option<[u8; MIRROR_LEN]> {
-        *self.mirror.lock()
+        self.mirror.lock().filter(|mirror| *mirror != [0; MIRROR_LEN])
     }
 
     /// Replaces the mirror, in the backing file too if that has a page 0.
@@ -43,7 +43,7 @@ impl<B: BackingFile> Content<B> {
         let state = self.state.write();
         *self.mirror.lock() = Some(*mirror);
         if state.backing_len >= INLINE_META {
-            store_mirror(&self.backing, mirror)?;
+            write_mirror(&self.backing, mirror)?;
         }
         Ok(())
     }

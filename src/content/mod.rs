@@ -22,6 +22,7 @@ mod resalt;
 mod resize;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod write;
 
 use std::io;
@@ -30,7 +31,8 @@ use std::sync::Arc;
 pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
 pub use meta::MIRROR_LEN;
-pub use mirror::{store_mirror, stored_mirror};
+pub use mirror::{read_mirror, write_mirror};
+pub use verify::Verified;
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

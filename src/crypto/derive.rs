@@ -25,7 +25,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::aead::{GcmKey, Nonce, hkdf_expand};
-use super::siv::SivKey;
+use super::siv::{SivKey, SivProbe};
 use super::{DataKey, Secret};
 
 fn expand<const N: usize>(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> Secret<N> {
@@ -87,6 +87,11 @@ pub fn directory_id(directory: &DataKey) -> [u8; 16] {
 /// The key for the names in a directory.
 pub fn name_key(directory: &DataKey) -> SivKey {
     SivKey::new(&expand(directory.expose(), "nam", &[]))
+}
+
+/// A probe of [`name_key`].
+pub fn name_probe(directory: &DataKey) -> SivProbe {
+    SivProbe::new(&expand(directory.expose(), "nam", &[]))
 }
 
 /// The key that hashes the long names in a directory.

@@ -212,16 +212,22 @@ impl Sealer<'_> {
         Ok(Envelope { blob, ..mirror.clone() }.encode())
     }
 
+    /// The data key in a mirror: to compare it, never to open what the mirror lies in without its envelope.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Malformed`] if `mirror` is none for this kind; [`EnvelopeError::Kms`].
+    pub fn mirrored(&self, mirror: &[u8], kind: Kind) -> Result<DataKey, EnvelopeError> {
+        let mirror = parse_mirror(mirror, kind)?;
+        Ok(self.kms.decrypt(self.caller, &mirror.blob.0, self.binder.mirror_context(kind))?)
+    }
+
     /// The data key and an envelope again, out of a mirror, for an object of this kind at `place`.
     /// Only for `kmsfs fsck --restore-keys`: a mirror proves nothing about the place.
     ///
     /// # Errors
     /// [`EnvelopeError::Malformed`] if `mirror` is none for this kind; [`EnvelopeError::Kms`].
     pub fn restore(&self, mirror: &[u8], kind: Kind, place: Place) -> Result<(DataKey, Envelope), EnvelopeError> {
-        let mirror = Envelope::parse(mirror)?;
-        if mirror.kind != kind || mirror.linked || mirror.is_moving() {
-            return Err(MalformedEnvelope.into());
-        }
+        let mirror = parse_mirror(mirror, kind)?;
         let from = self.binder.mirror_context(kind);
         let data_key = self.kms.decrypt(self.caller, &mirror.blob.0, from)?;
         let to = self.binder.context(kind, place);
@@ -268,6 +274,12 @@ impl Sealer<'_> {
         };
         Err(first.into())
     }
+}
+
+fn parse_mirror(mirror: &[u8], kind: Kind) -> Result<Envelope, MalformedEnvelope> {
+    let mirror = Envelope::parse(mirror)?;
+    let fits = mirror.kind == kind && !mirror.linked && !mirror.is_moving();
+    if fits { Ok(mirror) } else { Err(MalformedEnvelope) }
 }
 
 fn is_wrong_context(error: &KmsError) -> bool {

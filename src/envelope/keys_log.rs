@@ -130,10 +130,21 @@ impl KeysLog {
     /// # Errors
     /// [`VolumeError::Io`].
     pub fn read(root: &Path) -> Result<Vec<MirrorRecord>, VolumeError> {
+        Ok(Self::examine(root)?.map_or_else(Vec::new, |(records, _)| records))
+    }
+
+    /// The same, with the number of bytes behind them that are no whole record. `None` if there is no log.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn examine(root: &Path) -> Result<Option<(Vec<MirrorRecord>, usize)>, VolumeError> {
         let path = root.join(KEYS_LOG);
         match fs::read(&path) {
-            Ok(bytes) => Ok(split(&bytes).0),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Ok(bytes) => {
+                let (records, end) = split(&bytes);
+                Ok(Some((records, bytes.len() - end)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(VolumeError::io(&path)(e)),
         }
     }

@@ -43,7 +43,8 @@ pub enum Source {
 }
 
 impl Source {
-    pub(super) fn file(self, root: &Path) -> PathBuf {
+    /// The file of this copy in the volume `root`.
+    pub fn file(self, root: &Path) -> PathBuf {
         root.join(match self {
             Self::Primary => PRIMARY,
             Self::Backup => BACKUP,
@@ -138,7 +139,11 @@ impl VolumeHeader {
         }
     }
 
-    fn read(root: &Path, source: Source) -> Result<Self, VolumeError> {
+    /// Reads one copy of the header, whatever the other says.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; [`VolumeError::NotAVolume`] if this copy is not there.
+    pub fn read(root: &Path, source: Source) -> Result<Self, VolumeError> {
         let file = source.file(root);
         let mut bytes = Vec::new();
         match File::open(&file).and_then(|file| file.take(LEN_MAX + 1).read_to_end(&mut bytes)) {
@@ -321,6 +326,11 @@ impl VolumeHeader {
     /// SHA-256 of all members but the volume key, unknown ones too, in their canonical form.
     pub fn hash(&self) -> [u8; 32] {
         hash(&self.json)
+    }
+
+    /// Whether the other copy says the same, wrapped key included.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.json == other.json && self.volume_key == other.volume_key
     }
 
     /// The directory it was read from.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use crate::names::shown;
 use crate::sys::{FileKind, Stat};
 
 /// An inode number: the backing one, but for the root directory, which is 1 as FUSE has it.
@@ -69,12 +70,6 @@ impl Inode {
         }
         more.push(at);
     }
-}
-
-/// A name for messages: on one line, so that no user can write lines of the log.
-pub fn shown(name: &[u8]) -> String {
-    let text = String::from_utf8_lossy(name);
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// One owner of all that is known of inodes. Entries live from the first lookup to the last forget, so the

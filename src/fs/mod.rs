@@ -41,13 +41,14 @@ use std::sync::Arc;
 
 pub use attr::{Attr, Changes, Filesystem, without_privileges};
 pub use error::{Error, Result};
-pub use inode::{Ino, Location, shown};
+pub use inode::{Ino, Location};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
 pub use listing::ListedEntry;
 pub use namespace::{Created, Looked, NewMode};
 
 // The words that this room's callers need to speak to it.
 pub use crate::kms::Caller;
+pub use crate::names::shown;
 pub use crate::sys::control::{CONTROL, MESSAGE_LEN};
 pub use crate::sys::dir::{RenameFlags, SetTime};
 pub use crate::sys::process::effective_uid;
@@ -186,7 +187,7 @@ impl EncryptedFs {
     fn report_name(&self, parent: Ino, name: &[u8], error: Error) -> Error {
         if error.is_alarming() {
             let path = self.inodes.path(parent);
-            let name = inode::shown(name);
+            let name = shown(name);
             log::error!("{path}/{name}: {error}. Next: restore it from a backup");
         }
         error

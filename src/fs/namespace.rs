@@ -12,7 +12,7 @@ use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::{DataKey, derive, random};
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
 use crate::kms::{Caller, KeyOrigin};
-use crate::names::EncodedName;
+use crate::names::{EncodedName, NEW_DIRECTORY};
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
 
@@ -187,7 +187,7 @@ impl EncryptedFs {
         let parent = self.dir(caller, at.parent)?;
         let encoded = parent.encode(&at.name)?;
         let perm = parent.creation_perm(new.perm, new.umask)?;
-        let temporary = format!(".kmsfs.new.{:016x}", u64::from_le_bytes(random::array()));
+        let temporary = format!("{NEW_DIRECTORY}{:016x}", u64::from_le_bytes(random::array()));
         parent.prepare(&encoded)?;
         let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;

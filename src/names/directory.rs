@@ -9,7 +9,9 @@ use super::{NAME_MAX, NameEncoding, NameError};
 /// How internal names begin.
 const INTERNAL: &[u8] = b".kmsfs";
 /// How the name of a side symlink begins.
-const SIDE: &str = ".kmsfs.n.";
+pub const SIDE: &str = ".kmsfs.n.";
+/// How the name of a directory begins that is being made, or that an interrupted mkdir left.
+pub const NEW_DIRECTORY: &str = ".kmsfs.new.";
 /// Bytes of the hash that stand for a long name: 192 bits, far beyond any birthday bound.
 const HASH_LEN: usize = 24;
 /// Padding works in units of this many bytes.
@@ -115,6 +117,11 @@ impl DirNames {
             return Err(NameError::BadTag);
         }
         Ok(plain)
+    }
+
+    /// Whether `text`, a short stored name or the target of a side symlink, was sealed in this directory.
+    pub fn sealed(&self, text: &[u8]) -> bool {
+        self.open(text).is_ok()
     }
 
     /// The side name of a stored long name; `None` if it is not of that form.

@@ -11,19 +11,27 @@
 //! - no stored name begins with a dot, so internal names (`.kmsfs...`) never meet them.
 
 mod directory;
+mod probe;
 mod symlink;
 #[cfg(test)]
 mod tests;
 mod text;
 mod xattr;
 
-pub use directory::{Decoded, DirNames, EncodedName, is_internal};
+pub use directory::{Decoded, DirNames, EncodedName, NEW_DIRECTORY, SIDE, is_internal};
+pub use probe::{NameProbe, SealedName};
 pub use symlink::{LONG_LINK_LEN, LongLink, SealedLink, Symlinks, plain_len};
 pub use text::NameEncoding;
 pub use xattr::{VALUE_OVERHEAD, XATTR_NAME_MAX, Xattrs, is_hidden_xattr};
 
 /// Longest plain name, in bytes.
 pub const NAME_MAX: usize = 255;
+
+/// A plain name or path for a line of text: control characters escaped, so that it stays one line.
+pub fn shown(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
 
 /// Why a name cannot be stored, or why what is stored is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -60,6 +60,11 @@ pub fn sync_all(fd: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::fsync(fd)
 }
 
+/// syncfs(2): everything on the filesystem that `fd` lies on.
+pub fn sync_filesystem(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::syncfs(fd)
+}
+
 /// Sets owner, group or both.
 pub fn chown(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     rustix::fs::fchown(fd, uid.map(Uid::from_raw), gid.map(Gid::from_raw))

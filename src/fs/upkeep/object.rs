@@ -250,7 +250,7 @@ impl EncryptedFs {
         }
         match object.open.and_then(|file| file.content()) {
             Some(content) => Ok(content.mirror()),
-            None => Ok(content::stored_mirror(&Backing::shared(&object.fd))?),
+            None => Ok(content::read_mirror(&Backing::shared(&object.fd))?),
         }
     }
 
@@ -258,7 +258,7 @@ impl EncryptedFs {
         let before = sys::stat::of_fd(&*object.fd)?.mtime;
         match object.open.and_then(|file| file.content()) {
             Some(content) => content.replace_mirror(mirror)?,
-            None => content::store_mirror(&Backing::shared(&object.fd), mirror)?,
+            None => content::write_mirror(&Backing::shared(&object.fd), mirror)?,
         }
         Ok(sys::file::set_times(object.fd.as_fd(), SetTime::Keep, SetTime::At(before))?)
     }

@@ -1,0 +1,84 @@
+//! Unlocking a volume, and keeping others out of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::init::caller;
+use super::mounts;
+use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
+use crate::kms::{BUNDLE_NAME, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
+
+/// How long a volume that is in use, but not mounted any more, is waited for.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes the volume's lock. After fusermount3 -u its last process may still be putting writes in order: it is waited for.
+pub(super) fn lock_volume(backing: &Path, access: Access) -> Result<VolumeLock, Failure> {
+    let started = Instant::now();
+    loop {
+        match lock(backing, access) {
+            Err(VolumeError::InUse { .. }) if started.elapsed() < RELEASE_WAIT && !is_mounted(backing) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+fn is_mounted(backing: &Path) -> bool {
+    mounts::list().is_ok_and(|mounts| mounts.iter().any(|mount| mount.backing == backing))
+}
+
+/// Where a volume has its own copy of its keys.
+pub(super) fn copy_path(volume: &Path) -> PathBuf {
+    volume.join(KMSFS_DIR).join(BUNDLE_NAME)
+}
+
+/// Unlocks the volume with the keystore or, if that is missing or does not know the volume's key, with the volume's own
+/// copy of its keys.
+pub(super) fn unlock(
+    header: &VolumeHeader,
+    keystore: &Path,
+    secret: &UnlockSecret,
+) -> Result<(Arc<LocalKms>, Volume), Failure> {
+    let copy = copy_path(header.root());
+    let refused = match open_kms(keystore, secret) {
+        Ok(kms) => match header.clone().unlock(&kms, &caller()) {
+            Ok(volume) => return Ok((Arc::new(kms), volume)),
+            Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
+            Err(error) => return Err(error.into()),
+        },
+        Err(error @ (KeystoreError::NotFound(_) | KeystoreError::Damaged { .. } | KeystoreError::Foreign { .. })) => {
+            error.into()
+        }
+        Err(error @ KeystoreError::WrongSecret(_)) if is_of_another(&copy, keystore) => error.into(),
+        Err(error) => return Err(error.into()),
+    };
+    // Whatever is wrong with the copy, the first refusal is the one to tell.
+    let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
+    let Ok(volume) = header.clone().unlock(&kms, &caller()) else { return Err(refused) };
+    eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
+    Ok((Arc::new(kms), volume))
+}
+
+/// Whether the volume's copy is of another keystore: another passphrase may open it then.
+fn is_of_another(copy: &Path, keystore: &Path) -> bool {
+    let uuid = |path: &Path| read_bundle_header(path).map(|header| header.keystore).ok();
+    uuid(copy).is_some_and(|copied| uuid(&keystore.join(BUNDLE_NAME)) != Some(copied))
+}
+
+fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError> {
+    if !Keystore::exists(dir) {
+        return Err(KeystoreError::NotFound(dir.to_path_buf()));
+    }
+    let bundle = dir.join(BUNDLE_NAME);
+    match LocalKms::open_bundle(&bundle, secret) {
+        Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
+            // Opening the keystore writes the bundle anew from its records.
+            drop(Keystore::open(dir)?.unlock(secret)?);
+            LocalKms::open_bundle(&bundle, secret)
+        }
+        opened => opened,
+    }
+}
