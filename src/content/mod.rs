@@ -19,6 +19,7 @@ mod place;
 mod read;
 mod resalt;
 mod resize;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
+pub use suite::FileContent;
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
