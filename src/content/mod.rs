@@ -20,6 +20,7 @@ mod place;
 mod read;
 mod resalt;
 mod resize;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -32,6 +33,7 @@ pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
 pub use meta::MIRROR_LEN;
 pub use mirror::{read_mirror, write_mirror};
+pub use suite::FileContent;
 pub use verify::Verified;
 
 /// What is promised for a power cut (docs/format.md section 5.4).

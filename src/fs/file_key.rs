@@ -8,8 +8,8 @@ use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::open_file::{OpenFile, require_kind};
 use super::{EncryptedFs, Ino};
-use crate::content::{Content, ContentKey};
-use crate::crypto::DataKey;
+use crate::content::{ContentKey, FileContent};
+use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::kms::Caller;
 use crate::sys::{self, Errno};
@@ -35,7 +35,7 @@ impl EncryptedFs {
         &self,
         caller: &Caller,
         file: &'f OpenFile,
-    ) -> Result<&'f Content<Arc<Backing>>> {
+    ) -> Result<&'f FileContent<Arc<Backing>>> {
         if let Some(content) = file.content() {
             return Ok(content);
         }
@@ -45,7 +45,7 @@ impl EncryptedFs {
             return Ok(content);
         }
         let key = self.file_key(caller, file, &mut envelope)?;
-        let content = Content::create(file.backing.clone(), key, self.config.durability);
+        let content = FileContent::create(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
         Ok(file.content.get_or_init(|| content))
     }
 

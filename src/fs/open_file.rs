@@ -13,7 +13,8 @@ use super::error::{Error, Result};
 use super::failures::Failures;
 use super::file_key::NewKey;
 use super::{EncryptedFs, Ino};
-use crate::content::{Content, ContentKey};
+use crate::content::{ContentKey, FileContent};
+use crate::crypto::Suite;
 use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
 use crate::kms::Caller;
 use crate::names::EncodedName;
@@ -29,7 +30,7 @@ pub struct OpenFile {
     /// Handles through which it may be written: the kernel may hold pages of it that it has not written yet.
     pub writers: AtomicUsize,
     /// Its content. An empty file has none until the first write gives it a key.
-    pub(super) content: OnceLock<Content<Arc<Backing>>>,
+    pub(super) content: OnceLock<FileContent<Arc<Backing>>>,
     /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
     pub(super) envelope: Mutex<Option<Envelope>>,
     /// The directory that its envelope is, or shall be, bound to: it stays that after the file was unlinked. None while
@@ -66,13 +67,13 @@ impl OpenFile {
     }
 
     /// The content, unless the file is empty and has no key yet.
-    pub fn content(&self) -> Option<&Content<Arc<Backing>>> {
+    pub fn content(&self) -> Option<&FileContent<Arc<Backing>>> {
         self.content.get()
     }
 
     /// The plain size in bytes.
     pub fn size(&self) -> u64 {
-        self.content().map_or(0, Content::size)
+        self.content().map_or(0, FileContent::size)
     }
 
     /// Attributes of the backing file.
@@ -278,7 +279,7 @@ impl EncryptedFs {
         require_kind(&loaded, Kind::FileGcm)?;
         let key = self.sealer(caller).unlock(&loaded, place)?;
         let key = ContentKey { key, mirror: None };
-        let content = Content::open(file.backing.clone(), key, self.config.durability)?;
+        let content = FileContent::open(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
         self.sizes.compare(file.ino, backing_len, content.size())?;
         *envelope = Some(loaded);
         let _ = file.content.set(content);
