@@ -11,5 +11,6 @@ pub mod envelope;
 pub mod fs;
 pub mod fuse;
 pub mod kms;
+pub mod maintain;
 pub mod names;
 pub mod sys;

@@ -9,6 +9,7 @@
 //! - what a program may read goes to standard output, everything else to standard error.
 
 mod background;
+mod bar;
 mod checks;
 mod completions;
 mod failure;
@@ -26,9 +27,11 @@ mod output;
 mod passphrase;
 mod recovery;
 mod remount;
+mod rewrap;
 mod secret;
 mod speed;
 mod status;
+mod target;
 mod umount;
 mod unlock;
 
@@ -66,6 +69,10 @@ enum Verb {
     Passphrase(passphrase::Args),
     /// Check the recovery key, or replace it
     RecoveryKey(recovery::Args),
+    /// Wrap data keys anew: under the newest version of their key, or under another key
+    Rewrap(rewrap::Args),
+    /// Choose the key for what is made in a directory
+    SetKey(rewrap::SetArgs),
     /// Measure the ciphers on this machine
     Speed(speed::Args),
     /// Print a completion script for a shell
@@ -111,6 +118,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Key(args) => key::run(&args),
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),
+        Verb::Rewrap(args) => rewrap::run(&args),
+        Verb::SetKey(args) => rewrap::set_key(&args),
         Verb::Speed(args) => speed::run(&args),
         Verb::Completions(args) => completions::shell(&args),
         Verb::Man(args) => completions::man(&args),

@@ -11,6 +11,7 @@ use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::mount_options::{Durability, MountOptions};
 use super::remount;
+use super::target::adopt;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::envelope::{Access, Volume, VolumeHeader};
 use crate::fs::{EncryptedFs, FsConfig};
@@ -224,7 +225,7 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
         durability: plan.durability.into(),
         allow_other: plan.allow_other,
     };
-    let fs = EncryptedFs::new(volume, kms, config).map_err(|error| {
+    let fs = EncryptedFs::new(volume, kms.clone(), config).map_err(|error| {
         Failure::new(
             Code::NotAVolume,
             "mount",
@@ -232,6 +233,7 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
             "restore it from a backup, or see docs/operations.md",
         )
     })?;
+    fs.on_new_cmk(adopt(&kms, &plan.backing));
     let options = fuse::MountOptions {
         allow_other: plan.allow_other,
         read_only: plan.read_only,

@@ -93,11 +93,15 @@ impl KeysLog {
     /// [`VolumeError::Io`].
     pub fn latest(&self) -> Result<(Vec<MirrorRecord>, bool), VolumeError> {
         let _writing = self.file.lock();
-        let records = split(&fs::read(&self.path).map_err(VolumeError::io(&self.path))?).0;
-        let count = records.len();
-        let last = last_of_each(records);
-        let superseded = last.len() < count;
-        Ok((last, superseded))
+        Ok(latest(split(&fs::read(&self.path).map_err(VolumeError::io(&self.path))?).0))
+    }
+
+    /// The same for a volume that is only read.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn latest_in(root: &Path) -> Result<(Vec<MirrorRecord>, bool), VolumeError> {
+        Ok(latest(Self::read(root)?))
     }
 
     /// Replaces the log by the last record of each directory, each as `renew` returns it: all of them, or nothing
@@ -154,6 +158,13 @@ fn record_bytes(directory: &[u8; ID_LEN], mirror: &[u8]) -> io::Result<Vec<u8>> 
     let too_long = |_| io::Error::new(io::ErrorKind::InvalidInput, "the mirror is too long for a record");
     let len = u16::try_from(mirror.len()).map_err(too_long)?;
     Ok([directory, &len.to_le_bytes()[..], mirror].concat())
+}
+
+fn latest(records: Vec<MirrorRecord>) -> (Vec<MirrorRecord>, bool) {
+    let count = records.len();
+    let last = last_of_each(records);
+    let superseded = last.len() < count;
+    (last, superseded)
 }
 
 /// Without what later records supersede, in the order of those that stay.

@@ -143,10 +143,15 @@ impl LocalKms {
         let keys = self.keys();
         let mut ids = vec![keys.resolve(&key.0)?.id.clone()];
         if let Ok(former) = bundle_file::read(copy) {
-            if former.header.keystore != header.keystore || former.header.generation >= header.generation {
+            let (known, found) = (header.generation, former.header.generation);
+            let is_foreign = former.header.keystore != header.keystore;
+            let former = former.open(&source.root).unwrap_or_default();
+            if is_foreign || (found >= known && former.resolve(&ids[0].0).is_ok()) {
                 return Ok(false);
             }
-            let former = former.open(&source.root).unwrap_or_default();
+            if found > known {
+                return Err(KeystoreError::RolledBack { path: copy.to_path_buf(), known: found, found: known });
+            }
             ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
         }
         bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;

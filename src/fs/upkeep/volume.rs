@@ -6,7 +6,7 @@ use std::rc::Rc;
 use data_encoding::HEXLOWER;
 
 use super::message::{Failed, Name, Page, Tally, Wrap};
-use crate::envelope::{Envelope, EnvelopeError, MirrorRecord, VolumeError};
+use crate::envelope::{Envelope, EnvelopeError, KeysLog, MirrorRecord, VolumeError};
 use crate::fs::error::Result;
 use crate::fs::{Caller, EncryptedFs, Error, Ino};
 use crate::kms::KeyId;
@@ -54,8 +54,11 @@ impl EncryptedFs {
     /// Each record under the newest version of its own CMK. A directory that got another CMK has a later record under
     /// that, and what is superseded goes. A record that the KMS refuses stays as it is.
     fn wrap_log(&self, caller: &Caller, wrap: &Wrap, page: &mut Page) -> Result<()> {
-        let Some(log) = &self.keys_log else { return Ok(()) };
-        let (records, superseded) = log.latest().map_err(volume_error)?;
+        let latest = match &self.keys_log {
+            Some(log) => log.latest(),
+            None => KeysLog::latest_in(&self.config.backing),
+        };
+        let (records, superseded) = latest.map_err(volume_error)?;
         let mut stale = 0;
         for record in &records {
             match self.renewed(caller, record, false) {
@@ -69,9 +72,9 @@ impl EncryptedFs {
             }
         }
         page.tally.rewrapped += stale;
-        if !wrap.write || (stale == 0 && !superseded) {
+        let Some(log) = self.keys_log.as_ref().filter(|_| wrap.write && (stale > 0 || superseded)) else {
             return Ok(());
-        }
+        };
         log.rewrite(|record| {
             let mirror = self.renewed(caller, &record, true).ok().flatten();
             let renewed = MirrorRecord { mirror: mirror.clone().unwrap_or(record.mirror), ..record };
