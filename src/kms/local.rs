@@ -136,19 +136,21 @@ impl LocalKms {
     /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
     ///
     /// # Errors
-    /// [`KeystoreError::Kms`] if `key` does not exist, or [`KeystoreError::Io`].
+    /// [`KeystoreError::Io`].
     pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
         let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
         let header = Header { is_subset: true, ..source.header.lock().clone() };
         let keys = self.keys();
-        let mut ids = vec![keys.resolve(&key.0)?.id.clone()];
+        let mut ids = vec![key.clone()];
         if let Ok(former) = bundle_file::read(copy) {
             if former.header.keystore != header.keystore || former.header.generation >= header.generation {
                 return Ok(false);
             }
             let former = former.open(&source.root).unwrap_or_default();
-            ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
+            ids.extend(former.keys().map(|cmk| cmk.id.clone()));
         }
+        // What was deleted must not live on here.
+        ids.retain(|id| keys.resolve(&id.0).is_ok());
         bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
         Ok(true)
     }
@@ -157,18 +159,19 @@ impl LocalKms {
         let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
         let Origin { number, version } = blob.origin;
         let invalid = KmsError::InvalidCiphertext;
-        let cmk = keys.by_number(number).ok_or(invalid(InvalidCiphertext::UnknownKey(number)))?;
+        let cmk = keys.of_blob(number)?;
         cmk.require(Operation::Unwrap)?;
-        let version = cmk.version(version).ok_or(invalid(InvalidCiphertext::UnknownVersion(number, version)))?;
-        let data_key = blob.open(&version.material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
+        let known = cmk.version(version).ok_or(invalid(InvalidCiphertext::UnknownVersion(number, version)))?;
+        let material = known.material().ok_or(invalid(InvalidCiphertext::VersionDestroyed(number, version)))?;
+        let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
         Ok((data_key, Arc::clone(cmk)))
     }
 
     fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
         cmk.require(Operation::Wrap)?;
-        let version = cmk.newest();
-        let origin = Origin { number: cmk.number, version: version.number };
-        Ok(blob::seal(origin, &version.material, data_key, context))
+        let (version, material) = cmk.wrapping();
+        let origin = Origin { number: cmk.number, version };
+        Ok(blob::seal(origin, material, data_key, context))
     }
 }
 
