@@ -285,7 +285,7 @@ mod tests {
         cmk.state = KeyState::Disabled;
         assert!(matches!(cmk.require(Operation::Unwrap), Err(KmsError::Disabled(_))));
         assert_eq!(cmk.require(Operation::ScheduleDeletion), Ok(()));
-        cmk.state = KeyState::PendingDeletion { deletion_date: 1 };
+        cmk.state = KeyState::PendingDeletion { deletion_date: u64::MAX };
         assert!(matches!(cmk.require(Operation::Wrap), Err(KmsError::InvalidState(_))));
         assert!(matches!(cmk.require(Operation::ScheduleDeletion), Err(KmsError::InvalidState(_))));
         assert_eq!(cmk.require(Operation::CancelDeletion), Ok(()));

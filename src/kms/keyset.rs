@@ -83,6 +83,12 @@ impl KeySet {
         self.deleted.values()
     }
 
+    /// The id of the CMK that blobs call `number`, even if that was deleted.
+    pub(super) fn id_of(&self, number: u32) -> Option<&KeyId> {
+        let known = self.by_number.get(&number).map(|cmk| &cmk.id);
+        known.or_else(|| self.deleted.get(&number).map(|deleted| &deleted.id))
+    }
+
     /// The CMK that blobs call `number`, to unwrap with.
     ///
     /// # Errors

@@ -160,11 +160,19 @@ impl LocalKms {
         let Origin { number, version } = blob.origin;
         let invalid = KmsError::InvalidCiphertext;
         let cmk = keys.of_blob(number)?;
-        cmk.require(Operation::Unwrap)?;
-        let known = cmk.version(version).ok_or(invalid(InvalidCiphertext::UnknownVersion(number, version)))?;
-        let material = known.material().ok_or(invalid(InvalidCiphertext::VersionDestroyed(number, version)))?;
+        let material = Self::unwrapping(cmk, version)?;
         let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
         Ok((data_key, Arc::clone(cmk)))
+    }
+
+    /// The secret of one version, if that may unwrap.
+    fn unwrapping(cmk: &Cmk, version: u16) -> Result<&Secret<32>, KmsError> {
+        cmk.require(Operation::Unwrap)?;
+        let invalid =
+            |reason: fn(u32, u16) -> InvalidCiphertext| KmsError::InvalidCiphertext(reason(cmk.number, version));
+        let known = cmk.version(version).ok_or_else(|| invalid(InvalidCiphertext::UnknownVersion))?;
+        let material = known.material().ok_or_else(|| invalid(InvalidCiphertext::VersionDestroyed))?;
+        Ok(material)
     }
 
     fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
@@ -215,9 +223,14 @@ impl Kms for LocalKms {
 
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
         let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
-        let unknown = || KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
-        let key = self.keys().by_number(number).ok_or_else(unknown)?.id.clone();
+        let unknown = KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
+        let key = self.keys().id_of(number).cloned().ok_or(unknown)?;
         Ok(KeyOrigin { key, version })
+    }
+
+    fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError> {
+        let keys = self.keys();
+        Self::unwrapping(keys.resolve(&origin.key.0)?, origin.version).map(|_| ())
     }
 
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {

@@ -140,6 +140,13 @@ pub trait Kms: Send + Sync {
     /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;
 
+    /// Whether what `origin` wrapped may be unwrapped now, as far as its CMK and version matter. Cheap: meant to be asked
+    /// again for everything that is open when the keystore has changed.
+    ///
+    /// # Errors
+    /// What [`Kms::decrypt`] would answer.
+    fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError>;
+
     /// The id behind an id or an alias.
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError>;
 

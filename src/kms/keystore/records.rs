@@ -196,6 +196,14 @@ impl Records {
 }
 
 #[cfg(test)]
+impl crate::kms::Keystore {
+    /// A record as it is sealed.
+    pub(in crate::kms) fn record(&self, name: &str) -> Vec<u8> {
+        self.records.as_ref().unwrap().db.get(name).unwrap().unwrap().to_vec()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
