@@ -11,8 +11,9 @@ use super::mounts;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::content::Durability;
 use crate::envelope::{Access, KMSFS_DIR, VolumeHeader, VolumeLock};
+use crate::fs::upkeep::AdoptKey;
 use crate::fs::{EncryptedFs, Errno, FsConfig};
-use crate::kms::{KeyId, LocalKms};
+use crate::kms::LocalKms;
 use crate::maintain::{Mounted, Refusal, Start, Unmounted};
 use crate::sys;
 
@@ -137,7 +138,7 @@ impl Drop for Opened {
 }
 
 /// Gives the volume's own copy of its keys another CMK, before that is used; a volume without a copy stays without.
-pub(super) fn adopt(kms: &Arc<LocalKms>, volume: &Path) -> Box<dyn Fn(&KeyId) -> Result<(), String> + Send + Sync> {
+pub(super) fn adopt(kms: &Arc<LocalKms>, volume: &Path) -> AdoptKey {
     let (kms, copy) = (kms.clone(), copy_path(volume));
     Box::new(move |key| {
         if !copy.exists() {

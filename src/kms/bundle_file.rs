@@ -30,6 +30,11 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Whether a file of a keystore is one that a crash left while a bundle was replaced.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.strip_prefix(BUNDLE_NAME).is_some_and(|rest| rest == ".tmp" || rest == ".old.tmp")
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), KeystoreError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(KeystoreError::io("sync directory", dir))
@@ -120,7 +125,10 @@ impl Staged {
     /// [`KeystoreError::Io`]; the bundle that was current is current again then.
     pub(super) fn publish(self) -> Result<(), KeystoreError> {
         let old = old_path(&self.path);
-        let had_one = keep_as(&self.path, &old).map_err(KeystoreError::io("keep the former bundle as", &old))?;
+        // A damaged one must not take the place of a whole one.
+        let is_whole = read(&self.path).is_ok();
+        let had_one =
+            is_whole && keep_as(&self.path, &old).map_err(KeystoreError::io("keep the former bundle as", &old))?;
         fs::rename(&self.temporary, &self.path).map_err(KeystoreError::io("replace", &self.path))?;
         sync_dir(parent(&self.path)).inspect_err(|_| {
             let put_back = if had_one { keep_as(&old, &self.path).map(drop) } else { fs::remove_file(&self.path) };

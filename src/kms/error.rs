@@ -119,6 +119,40 @@ pub enum KeystoreError {
     /// All 65,535 versions are used.
     #[error("key {0} has as many versions of key material as fit. Next: create another key and point the alias at it")]
     TooManyVersions(String),
+    /// The version that wraps may not be destroyed.
+    #[error("version {version} of key {key} is the newest: it wraps new data keys. Next: kmsfs key rotate {key}")]
+    NewestVersion {
+        /// The CMK.
+        key: String,
+        /// The version.
+        version: u16,
+    },
+    /// The CMK has no such version.
+    #[error("key {key} has no version {version}. Next: see its versions with kmsfs key describe {key}")]
+    NoSuchVersion {
+        /// The CMK.
+        key: String,
+        /// The version.
+        version: u16,
+    },
+    /// The version was destroyed before.
+    #[error("version {version} of key {key} was destroyed already; nothing was changed")]
+    VersionDestroyed {
+        /// The CMK.
+        key: String,
+        /// The version.
+        version: u16,
+    },
+    /// A backup, or what was given as one, is not what may be put in this place.
+    #[error("{}: {reason}. Next: {next}", path.display())]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What can be done.
+        next: String,
+    },
     /// A change failed and taking it back failed as well.
     #[error(
         "{} could not be written ({reason}) and the change could not be taken back: it may or may not be in \

@@ -47,15 +47,17 @@ pub enum Operation {
     CancelDeletion,
     /// Becoming the target of an alias.
     AliasTarget,
+    /// Destroying an old version of its key material.
+    Retire,
 }
 
 impl KeyState {
     /// The one table of what is allowed when (AWS KMS developer guide, "Key states"). Reading metadata is always allowed.
     pub fn permits(self, operation: Operation) -> bool {
-        use Operation::{AliasTarget, CancelDeletion, EnableOrDisable, Rotate, ScheduleDeletion, Unwrap, Wrap};
+        use Operation::{AliasTarget, CancelDeletion, EnableOrDisable, Retire, Rotate, ScheduleDeletion, Unwrap, Wrap};
         match operation {
             Wrap | Unwrap | Rotate => self == Self::Enabled,
-            EnableOrDisable | ScheduleDeletion | AliasTarget => !self.is_pending(),
+            EnableOrDisable | ScheduleDeletion | AliasTarget | Retire => !self.is_pending(),
             CancelDeletion => self.is_pending(),
         }
     }
@@ -68,16 +70,39 @@ impl KeyState {
 /// One generation of a CMK's secret.
 #[derive(Debug, Clone)]
 pub struct KeyVersion {
-    /// From 1, without gaps.
+    /// From 1, without gaps: a destroyed version keeps its number.
     pub number: u16,
     /// When it was made, in unix seconds.
     pub created: u64,
-    pub(super) material: Arc<Secret<32>>,
+    material: Material,
+}
+
+#[derive(Debug, Clone)]
+enum Material {
+    Whole(Arc<Secret<32>>),
+    /// Since then, in unix seconds.
+    Destroyed(u64),
 }
 
 impl KeyVersion {
     fn generate(number: u16) -> Self {
-        Self { number, created: now(), material: Arc::new(Secret::random()) }
+        Self { number, created: now(), material: Material::Whole(Arc::new(Secret::random())) }
+    }
+
+    /// When its material was destroyed, in unix seconds. `None` if it was not.
+    pub fn destroyed(&self) -> Option<u64> {
+        match self.material {
+            Material::Destroyed(when) => Some(when),
+            Material::Whole(_) => None,
+        }
+    }
+
+    /// Its secret, unless that was destroyed.
+    pub(super) fn material(&self) -> Option<&Arc<Secret<32>>> {
+        match &self.material {
+            Material::Whole(secret) => Some(secret),
+            Material::Destroyed(_) => None,
+        }
     }
 }
 
@@ -94,7 +119,7 @@ pub struct Cmk {
     pub created: u64,
     /// Its state.
     pub state: KeyState,
-    // Never empty; version n is at index n - 1.
+    // Never empty; the numbers grow by one; the last one is never destroyed.
     versions: Vec<KeyVersion>,
 }
 
@@ -111,7 +136,7 @@ impl Cmk {
         }
     }
 
-    /// All versions of its key material, oldest first.
+    /// All versions of its key material, oldest first, those that were destroyed among them.
     pub fn versions(&self) -> &[KeyVersion] {
         &self.versions
     }
@@ -121,16 +146,31 @@ impl Cmk {
         self.versions.last().expect("a CMK has at least one version")
     }
 
-    /// The version with this number; every one of them unwraps.
+    /// The number and the secret that wrap.
+    pub(super) fn wrapping(&self) -> (u16, &Secret<32>) {
+        let newest = self.newest();
+        (newest.number, newest.material().expect("the newest version is never destroyed"))
+    }
+
+    /// The version with this number. Each one unwraps until it is destroyed.
     pub fn version(&self, number: u16) -> Option<&KeyVersion> {
-        self.versions.get(usize::from(number).checked_sub(1)?)
+        self.versions.iter().find(|version| version.number == number)
+    }
+
+    /// Whether its waiting period is over: it is not in the keystore any more, even if nobody has removed it yet.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state, KeyState::PendingDeletion { deletion_date } if deletion_date <= now())
     }
 
     /// Refuses what the state forbids.
     ///
     /// # Errors
-    /// [`KmsError::Disabled`] or [`KmsError::InvalidState`], as AWS KMS does.
+    /// [`KmsError::Disabled`] or [`KmsError::InvalidState`], as AWS KMS does; [`KmsError::NotFound`] once its deletion date
+    /// has passed.
     pub fn require(&self, operation: Operation) -> Result<(), KmsError> {
+        if self.is_gone() {
+            return Err(KmsError::NotFound(self.id.0.clone()));
+        }
         match self.state {
             state if state.permits(operation) => Ok(()),
             KeyState::PendingDeletion { .. } => Err(KmsError::InvalidState(self.id.0.clone())),
@@ -151,6 +191,22 @@ impl Cmk {
         rotated.versions.push(KeyVersion::generate(number));
         Ok(rotated)
     }
+
+    /// The same CMK without the secret of this version, which is not the newest one.
+    pub(super) fn without(&self, number: u16) -> Result<Self, KeystoreError> {
+        let key = || self.id.0.clone();
+        if number == self.newest().number {
+            return Err(KeystoreError::NewestVersion { key: key(), version: number });
+        }
+        let mut retired = self.clone();
+        let version = retired.versions.iter_mut().find(|version| version.number == number);
+        let version = version.ok_or_else(|| KeystoreError::NoSuchVersion { key: key(), version: number })?;
+        if version.destroyed().is_some() {
+            return Err(KeystoreError::VersionDestroyed { key: key(), version: number });
+        }
+        version.material = Material::Destroyed(now());
+        Ok(retired)
+    }
 }
 
 /// The part of a CMK that is no secret, as it is sealed.
@@ -162,8 +218,23 @@ pub(super) struct CmkRecord {
     description: String,
     created: u64,
     state: KeyState,
-    // When each version was made, version 1 first.
-    versions: Vec<u64>,
+    // Version 1 first, without gaps.
+    versions: Vec<VersionRecord>,
+}
+
+/// When a version was made, in unix seconds, and when it was destroyed.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum VersionRecord {
+    Whole(u64),
+    Destroyed { created: u64, destroyed: u64 },
+}
+
+impl VersionRecord {
+    fn of(version: &KeyVersion) -> Self {
+        let created = version.created;
+        version.destroyed().map_or(Self::Whole(created), |destroyed| Self::Destroyed { created, destroyed })
+    }
 }
 
 impl CmkRecord {
@@ -174,30 +245,31 @@ impl CmkRecord {
             description: cmk.description.clone(),
             created: cmk.created,
             state: cmk.state,
-            versions: cmk.versions.iter().map(|version| version.created).collect(),
+            versions: cmk.versions.iter().map(VersionRecord::of).collect(),
         }
     }
 
-    /// How many secrets of 32 bytes follow the record.
-    pub(super) fn version_count(&self) -> usize {
-        self.versions.len()
-    }
-
-    /// The CMK, with its secrets in the order of versions. `None` if their number is wrong.
-    pub(super) fn with_materials(self, materials: Vec<Secret<32>>) -> Option<Cmk> {
-        if materials.is_empty() || materials.len() != self.versions.len() || materials.len() > usize::from(u16::MAX) {
+    /// The CMK; each version that was not destroyed takes the next secret of 32 bytes. `None` if they do not suffice, or
+    /// if there is no version or the newest one was destroyed.
+    pub(super) fn with_secrets(self, mut next: impl FnMut() -> Option<Secret<32>>) -> Option<Cmk> {
+        if !matches!(self.versions.last()?, VersionRecord::Whole(_)) || self.versions.len() > usize::from(u16::MAX) {
             return None;
         }
-        let versions = (1..=u16::MAX).zip(self.versions).zip(materials);
-        let versions =
-            versions.map(|((number, created), material)| KeyVersion { number, created, material: Arc::new(material) });
+        let mut versions = Vec::with_capacity(self.versions.len());
+        for (number, record) in (1..=u16::MAX).zip(self.versions) {
+            let (created, material) = match record {
+                VersionRecord::Whole(created) => (created, Material::Whole(Arc::new(next()?))),
+                VersionRecord::Destroyed { created, destroyed } => (created, Material::Destroyed(destroyed)),
+            };
+            versions.push(KeyVersion { number, created, material });
+        }
         Some(Cmk {
             id: self.id,
             number: self.number,
             description: self.description,
             created: self.created,
             state: self.state,
-            versions: versions.collect(),
+            versions,
         })
     }
 }
@@ -213,7 +285,7 @@ mod tests {
         cmk.state = KeyState::Disabled;
         assert!(matches!(cmk.require(Operation::Unwrap), Err(KmsError::Disabled(_))));
         assert_eq!(cmk.require(Operation::ScheduleDeletion), Ok(()));
-        cmk.state = KeyState::PendingDeletion { deletion_date: 1 };
+        cmk.state = KeyState::PendingDeletion { deletion_date: u64::MAX };
         assert!(matches!(cmk.require(Operation::Wrap), Err(KmsError::InvalidState(_))));
         assert!(matches!(cmk.require(Operation::ScheduleDeletion), Err(KmsError::InvalidState(_))));
         assert_eq!(cmk.require(Operation::CancelDeletion), Ok(()));
@@ -224,8 +296,31 @@ mod tests {
         let one = Cmk::generate(1, "");
         let two = one.rotated().unwrap();
         assert_eq!(two.newest().number, 2);
-        assert_eq!(two.version(1).unwrap().material, one.newest().material);
-        assert_ne!(two.newest().material, one.newest().material);
+        assert_eq!(two.version(1).unwrap().material(), one.newest().material());
+        assert_ne!(two.newest().material(), one.newest().material());
         assert!(two.version(0).is_none() && two.version(3).is_none());
+    }
+
+    #[test]
+    fn a_version_that_was_destroyed_is_remembered_and_the_newest_one_stays() {
+        let three = Cmk::generate(1, "").rotated().unwrap().rotated().unwrap();
+        let left = three.without(2).unwrap();
+        assert!(left.version(2).unwrap().destroyed().is_some() && left.version(2).unwrap().material().is_none());
+        assert_eq!(left.version(3).unwrap().material(), three.version(3).unwrap().material());
+        assert!(matches!(left.without(2), Err(KeystoreError::VersionDestroyed { version: 2, .. })));
+        assert!(matches!(left.without(3), Err(KeystoreError::NewestVersion { version: 3, .. })));
+        for number in [0, 4] {
+            assert!(matches!(left.without(number), Err(KeystoreError::NoSuchVersion { .. })));
+        }
+        assert_eq!(left.rotated().unwrap().newest().number, 4);
+    }
+
+    #[test]
+    fn a_key_is_gone_when_its_date_has_passed() {
+        let pending = |date| Cmk::generate(1, "").with_state(KeyState::PendingDeletion { deletion_date: date });
+        assert!(matches!(pending(now() + 100).require(Operation::Unwrap), Err(KmsError::InvalidState(_))));
+        for operation in [Operation::Unwrap, Operation::CancelDeletion] {
+            assert!(matches!(pending(now()).require(operation), Err(KmsError::NotFound(_))));
+        }
     }
 }

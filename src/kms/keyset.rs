@@ -10,12 +10,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::key::{Cmk, CmkRecord};
-use super::{KeyId, KmsError};
+use super::key::{self, Cmk, CmkRecord, KeyVersion};
+use super::{InvalidCiphertext, KeyId, KmsError};
 use crate::crypto::{Secret, random};
 
 /// Prefix of every alias.
 pub const ALIAS_PREFIX: &str = "alias/";
+
+/// What a set is made of.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) cmks: Vec<Cmk>,
+    pub(super) aliases: BTreeMap<String, KeyId>,
+    pub(super) deleted: Vec<DeletedKey>,
+}
 
 /// CMKs and aliases. Cloning copies pointers; secrets are shared, never copied.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +31,20 @@ pub struct KeySet {
     keys: BTreeMap<KeyId, Arc<Cmk>>,
     by_number: HashMap<u32, Arc<Cmk>>,
     aliases: BTreeMap<String, KeyId>,
+    // By number: no other CMK may get one of these, and blobs under them are told from damaged ones.
+    deleted: BTreeMap<u32, DeletedKey>,
+}
+
+/// What is left of a CMK after its deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeletedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Its number in blobs.
+    pub number: u32,
+    /// When its key material was destroyed, in unix seconds.
+    pub deleted: u64,
 }
 
 impl KeySet {
@@ -56,11 +78,33 @@ impl KeySet {
         id.and_then(|id| self.keys.get(&id)).ok_or_else(|| KmsError::NotFound(name.to_owned()))
     }
 
-    /// A number that no CMK here has.
+    /// The CMKs that were deleted, by number.
+    pub fn deleted(&self) -> impl Iterator<Item = &DeletedKey> {
+        self.deleted.values()
+    }
+
+    /// The id of the CMK that blobs call `number`, even if that was deleted.
+    pub(super) fn id_of(&self, number: u32) -> Option<&KeyId> {
+        let known = self.by_number.get(&number).map(|cmk| &cmk.id);
+        known.or_else(|| self.deleted.get(&number).map(|deleted| &deleted.id))
+    }
+
+    /// The CMK that blobs call `number`, to unwrap with.
+    ///
+    /// # Errors
+    /// [`KmsError::NotFound`] if it was deleted, [`KmsError::InvalidCiphertext`] if there never was one.
+    pub(super) fn of_blob(&self, number: u32) -> Result<&Arc<Cmk>, KmsError> {
+        self.by_number.get(&number).ok_or_else(|| match self.deleted.get(&number) {
+            Some(deleted) => KmsError::NotFound(deleted.id.0.clone()),
+            None => KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number)),
+        })
+    }
+
+    /// A number that no CMK here has or had.
     pub(super) fn free_number(&self) -> u32 {
         loop {
             let number = u32::from_le_bytes(random::array());
-            if !self.by_number.contains_key(&number) {
+            if !self.by_number.contains_key(&number) && !self.deleted.contains_key(&number) {
                 return number;
             }
         }
@@ -73,6 +117,22 @@ impl KeySet {
         self.keys.insert(cmk.id.clone(), cmk);
     }
 
+    /// Deletes the CMKs whose waiting period is over, with their aliases; answers which.
+    pub(super) fn delete_gone(&mut self) -> Vec<KeyId> {
+        let gone: Vec<Arc<Cmk>> = self.keys.values().filter(|cmk| cmk.is_gone()).cloned().collect();
+        for cmk in &gone {
+            self.keys.remove(&cmk.id);
+            self.by_number.remove(&cmk.number);
+            self.aliases.retain(|_, target| *target != cmk.id);
+            self.put_deleted(DeletedKey { id: cmk.id.clone(), number: cmk.number, deleted: key::now() });
+        }
+        gone.iter().map(|cmk| cmk.id.clone()).collect()
+    }
+
+    fn put_deleted(&mut self, deleted: DeletedKey) {
+        self.deleted.insert(deleted.number, deleted);
+    }
+
     /// Points an alias at a key, which must be in the set.
     pub(super) fn put_alias(&mut self, name: &str, target: KeyId) {
         self.aliases.insert(name.to_owned(), target);
@@ -83,7 +143,7 @@ impl KeySet {
         self.aliases.remove(name);
     }
 
-    /// Only these CMKs, with their aliases.
+    /// Only these CMKs, with their aliases, and all that is known of deleted ones.
     pub(super) fn subset(&self, ids: &[KeyId]) -> Result<Self, KmsError> {
         let mut subset = Self::default();
         for id in ids {
@@ -91,24 +151,32 @@ impl KeySet {
         }
         let aliases = self.aliases.iter().filter(|(_, id)| subset.keys.contains_key(id));
         subset.aliases = aliases.map(|(name, id)| (name.clone(), id.clone())).collect();
+        subset.deleted.clone_from(&self.deleted);
         Ok(subset)
     }
 
     /// The set of these parts. `None` if ids or numbers repeat or an alias points nowhere.
-    pub(super) fn assemble(cmks: Vec<Cmk>, aliases: BTreeMap<String, KeyId>) -> Option<Self> {
-        let count = cmks.len();
+    pub(super) fn assemble(parts: Parts) -> Option<Self> {
+        let Parts { cmks, aliases, deleted } = parts;
+        let counts = (cmks.len(), deleted.len());
         let mut set = Self { aliases, ..Self::default() };
         for cmk in cmks {
             set.put(cmk);
         }
-        let whole = set.keys.len() == count && set.by_number.len() == count;
+        for deleted in deleted {
+            set.put_deleted(deleted);
+        }
+        let whole = (set.keys.len(), set.deleted.len()) == counts && set.by_number.len() == counts.0;
         (whole && set.aliases.values().all(|id| set.keys.contains_key(id))).then_some(set)
     }
 
     /// The plain encoding; equal sets have equal encodings.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let record =
-            SetRecord { keys: self.keys().map(|cmk| CmkRecord::of(cmk)).collect(), aliases: self.aliases.clone() };
+        let record = SetRecord {
+            keys: self.keys().map(|cmk| CmkRecord::of(cmk)).collect(),
+            aliases: self.aliases.clone(),
+            deleted: self.deleted().cloned().collect(),
+        };
         encode(&record, self.keys.values().map(AsRef::as_ref))
     }
 
@@ -119,7 +187,8 @@ impl KeySet {
         for record in record.keys {
             cmks.push(with_secrets(record, &mut secrets)?);
         }
-        secrets.is_empty().then(|| Self::assemble(cmks, record.aliases))?
+        let parts = Parts { cmks, aliases: record.aliases, deleted: record.deleted };
+        secrets.is_empty().then(|| Self::assemble(parts))?
     }
 }
 
@@ -140,18 +209,21 @@ pub(super) fn decode_cmk(plain: &[u8]) -> Option<Cmk> {
 struct SetRecord {
     keys: Vec<CmkRecord>,
     aliases: BTreeMap<String, KeyId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deleted: Vec<DeletedKey>,
 }
 
 fn encode<'a>(record: &impl Serialize, cmks: impl Iterator<Item = &'a Cmk> + Clone) -> Zeroizing<Vec<u8>> {
     let json = serde_json::to_vec(record).expect("records are plain structures with text keys");
     let length = u32::try_from(json.len()).expect("a keystore is far below 4 GiB");
-    let secrets = 32 * cmks.clone().map(|cmk| cmk.versions().len()).sum::<usize>();
+    let materials = cmks.flat_map(Cmk::versions).filter_map(KeyVersion::material);
+    let secrets = 32 * materials.clone().count();
     // Reserved in one piece: growing would leave copies of secrets behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(4 + json.len() + secrets));
     plain.extend_from_slice(&length.to_le_bytes());
     plain.extend_from_slice(&json);
-    for version in cmks.flat_map(Cmk::versions) {
-        plain.extend_from_slice(version.material.expose());
+    for material in materials {
+        plain.extend_from_slice(material.expose());
     }
     plain
 }
@@ -164,18 +236,17 @@ fn split<T: DeserializeOwned>(plain: &[u8]) -> Option<(T, &[u8])> {
 }
 
 fn with_secrets(record: CmkRecord, secrets: &mut &[u8]) -> Option<Cmk> {
-    let mut materials = Vec::new();
-    for _ in 0..record.version_count() {
+    record.with_secrets(|| {
         let (material, rest) = secrets.split_first_chunk::<32>()?;
-        materials.push(Secret::build(|out| out.copy_from_slice(material)));
         *secrets = rest;
-    }
-    record.with_materials(materials)
+        Some(Secret::build(|out| out.copy_from_slice(material)))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::key::KeyState;
 
     fn sample() -> KeySet {
         let mut set = KeySet::default();
@@ -192,8 +263,36 @@ mod tests {
         let again = KeySet::decode(&set.encode()).unwrap();
         assert_eq!(*again.encode(), *set.encode());
         let (a, b) = (set.resolve("alias/one").unwrap(), again.resolve("alias/one").unwrap());
-        assert_eq!(a.versions()[1].material, b.versions()[1].material);
+        assert_eq!(a.versions()[1].material(), b.versions()[1].material());
         assert_eq!(*encode_cmk(&decode_cmk(&encode_cmk(a)).unwrap()), *encode_cmk(a));
+    }
+
+    #[test]
+    fn what_was_destroyed_has_no_secret_in_the_encoding_and_is_remembered() {
+        let mut set = sample();
+        let before = set.resolve("alias/one").unwrap().clone();
+        set.put(before.without(1).unwrap());
+        let doomed = set.keys().find(|cmk| cmk.id != before.id).unwrap().clone();
+        set.put(doomed.with_state(KeyState::PendingDeletion { deletion_date: 1 }));
+        assert_eq!(set.delete_gone(), [doomed.id.clone()]);
+        let plain = set.encode();
+        for lost in [before.version(1), doomed.version(1)] {
+            let secret = lost.unwrap().material().unwrap().expose();
+            assert!(!plain.windows(32).any(|window| window == secret));
+        }
+        let again = KeySet::decode(&plain).unwrap();
+        assert_eq!(*again.encode(), *plain);
+        assert!(again.resolve("alias/one").unwrap().version(1).unwrap().destroyed().is_some());
+        assert_eq!(again.of_blob(doomed.number).unwrap_err(), KmsError::NotFound(doomed.id.0.clone()));
+        assert!(again.resolve(&doomed.id.0).is_err() && again.deleted().count() == 1);
+    }
+
+    #[test]
+    fn an_encoding_whose_newest_version_was_destroyed_is_refused() {
+        let json = br#"{"keys":[{"id":"k","number":1,"description":"","created":1,"state":"Enabled",
+            "versions":[1,{"created":2,"destroyed":3}]}],"aliases":{}}"#;
+        let plain = [&(json.len() as u32).to_le_bytes()[..], json, &[7; 32]].concat();
+        assert!(KeySet::decode(&plain).is_none());
     }
 
     #[test]

@@ -3,180 +3,37 @@
 //! A change is prepared as a synced temporary bundle, flushed into sled, and published by a rename. If a later step
 //! fails the earlier ones are taken back. At opening, the newer of records and bundle counts, and repairs the other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod erase;
+mod records;
+mod verify;
+
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bundle::{self, Header};
 use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
-use super::keyset::{self, ALIAS_PREFIX, KeySet};
+use super::keyset::KeySet;
 use super::recovery::RecoveryKey;
-use super::sealer::{STATE, Sealer};
 use super::slots::{self, Slot, UnlockSecret};
 use super::{KeyId, KeystoreError, key, lock};
-use crate::crypto::{Secret, derive};
+use crate::crypto::Secret;
+use records::{OpenFailure, Records};
+
+pub use verify::{Part, Verified};
 
 const RECORDS_NAME: &str = "db";
-const HEADER: &[u8] = b"header";
-const KEY_PREFIX: &str = "key/";
+/// What records that were replaced are called, before the time.
+const ASIDE_PREFIX: &str = "db.damaged-";
 /// How long opening waits for another process.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// Everything that a change replaces.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) header: Header,
     pub(super) keys: Arc<KeySet>,
-}
-
-/// The sealed records.
-struct Records {
-    db: sled::Db,
-    path: PathBuf,
-}
-
-enum OpenFailure {
-    Busy,
-    /// The machine's fault, not the records': they stay where they are.
-    Refused(io::Error),
-    Damaged(String),
-}
-
-impl OpenFailure {
-    fn at(self, dir: &Path, path: &Path) -> KeystoreError {
-        match self {
-            Self::Busy => KeystoreError::InUse { dir: dir.to_path_buf(), pid: None },
-            Self::Refused(error) => KeystoreError::io("open the records in", path)(error),
-            Self::Damaged(reason) => KeystoreError::damaged(path, reason),
-        }
-    }
-}
-
-/// sled writes when it is opened, so a full or read-only disk keeps whole records from opening.
-fn is_of_the_machine(error: &io::Error) -> bool {
-    use io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    let by_kind =
-        [OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&error.kind());
-    by_kind || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
-}
-
-fn into_io(error: sled::Error) -> io::Error {
-    match error {
-        sled::Error::Io(error) => error,
-        other => io::Error::other(other),
-    }
-}
-
-impl Records {
-    /// Opens sled, which panics on some damage: that counts as damage too.
-    fn open(path: &Path, deadline: Instant) -> Result<Self, OpenFailure> {
-        let config = sled::Config::default().path(path).cache_capacity(8 << 20).flush_every_ms(None);
-        loop {
-            let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-            return match opened {
-                Ok(Ok(db)) => Ok(Self { db, path: path.to_path_buf() }),
-                // A process that just closed it may hold sled's own lock for a moment longer.
-                Ok(Err(error)) if error.to_string().contains("could not acquire lock") => {
-                    if Instant::now() < deadline {
-                        std::thread::sleep(Duration::from_millis(20));
-                        continue;
-                    }
-                    Err(OpenFailure::Busy)
-                }
-                Ok(Err(sled::Error::Io(error))) if is_of_the_machine(&error) => Err(OpenFailure::Refused(error)),
-                Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
-                Err(_) => Err(OpenFailure::Damaged("sled gave up on it".to_owned())),
-            };
-        }
-    }
-
-    fn header(&self) -> Result<Header, String> {
-        let bytes = catch_unwind(AssertUnwindSafe(|| self.db.get(HEADER)));
-        let bytes = bytes.map_err(|_| "sled gave up on it")?.map_err(|error| error.to_string())?;
-        let bytes = bytes.ok_or("it holds no keystore")?;
-        let (header, end, rest) = Header::decode(&bytes).map_err(|bad| format!("its header is not valid ({bad:?})"))?;
-        if end == bytes.len() && rest == 0 { Ok(header) } else { Err("its header is not valid".to_owned()) }
-    }
-
-    fn load(&self, root: &Secret<32>, header: &Header) -> Result<KeySet, String> {
-        let load = || self.load_all(root, header);
-        catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("sled gave up on it".to_owned()))
-    }
-
-    fn load_all(&self, root: &Secret<32>, header: &Header) -> Result<KeySet, String> {
-        let sealer = Sealer::new(root, header);
-        let (mut cmks, mut aliases) = (Vec::new(), BTreeMap::new());
-        let mut digest = None;
-        for record in self.db.iter() {
-            let (name, sealed) = record.map_err(|error| error.to_string())?;
-            if name == HEADER {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&name);
-            let bad = || format!("record {text} does not authenticate or decode");
-            let plain = sealer.open(&name, &sealed).ok_or_else(bad)?;
-            if name == STATE {
-                digest = Some(plain);
-            } else if text.starts_with(KEY_PREFIX) {
-                cmks.push(keyset::decode_cmk(&plain).ok_or_else(bad)?);
-            } else {
-                let id = String::from_utf8(plain.to_vec()).map_err(|_| bad())?;
-                aliases.insert(text.to_string(), KeyId(id));
-            }
-        }
-        let keys = KeySet::assemble(cmks, aliases).ok_or("its records contradict each other")?;
-        // Without this an old record could be put back among newer ones.
-        let whole = digest.is_some_and(|digest| digest[..] == derive::sha256(&keys.encode()));
-        if whole { Ok(keys) } else { Err("records are missing, or are of different generations".to_owned()) }
-    }
-
-    /// Makes the records say `new`, durably. Records of CMKs that `old` shares are left as they are.
-    fn apply(&self, root: &Secret<32>, old: Option<&KeySet>, new: &State) -> io::Result<()> {
-        let sealer = Sealer::new(root, &new.header);
-        let mut batch = sled::Batch::default();
-        let mut names = BTreeSet::from([HEADER.to_vec(), STATE.to_vec()]);
-        batch.insert(HEADER, new.header.encode(0));
-        batch.insert(STATE, sealer.seal(STATE, &derive::sha256(&new.keys.encode())));
-        for cmk in new.keys.keys() {
-            let name = format!("{KEY_PREFIX}{}", cmk.id.0).into_bytes();
-            if !old.and_then(|old| old.by_number(cmk.number)).is_some_and(|before| Arc::ptr_eq(before, cmk)) {
-                batch.insert(&name[..], sealer.seal(&name, &keyset::encode_cmk(cmk)));
-            }
-            names.insert(name);
-        }
-        for (alias, id) in new.keys.aliases() {
-            debug_assert!(alias.starts_with(ALIAS_PREFIX), "alias records are told apart by their prefix");
-            batch.insert(alias.as_bytes(), sealer.seal(alias.as_bytes(), id.0.as_bytes()));
-            names.insert(alias.as_bytes().to_vec());
-        }
-        for name in self.db.iter().keys() {
-            let name = name.map_err(into_io)?;
-            if !names.contains(&name[..]) {
-                batch.remove(name);
-            }
-        }
-        self.db.apply_batch(batch).map_err(into_io)?;
-        self.db.flush().map_err(into_io)?;
-        self.make_private()
-    }
-
-    // sled makes its files by the process's umask.
-    fn make_private(&self) -> io::Result<()> {
-        fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let mode = if entry.file_type()?.is_dir() { 0o700 } else { 0o600 };
-            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
-        }
-        Ok(())
-    }
 }
 
 /// A keystore that is open for this process alone, but not unlocked.
@@ -195,10 +52,12 @@ pub struct Keystore {
     pub(super) state: State,
     /// The slot that opened it.
     pub(super) unlocked_by: u32,
-    records: Records,
+    // Always there, but while they are made anew (`erase`).
+    records: Option<Records>,
     next_generation: u64,
     in_doubt: Option<String>,
     restored: Option<String>,
+    deleted: Vec<KeyId>,
     // Last: the records are closed before the lock is released.
     _lock: File,
 }
@@ -216,7 +75,8 @@ impl LockedKeystore {
         }
     }
 
-    /// Unlocks it, and repairs records or bundle if one of them is missing, damaged or older than the other.
+    /// Unlocks it, and repairs records or bundle if one of them is missing, damaged or older than the other. Keys whose
+    /// deletion date has passed are destroyed.
     ///
     /// # Errors
     /// [`KeystoreError::WrongSecret`]; [`KeystoreError::Damaged`] if neither source is whole; [`KeystoreError::Io`].
@@ -252,7 +112,10 @@ impl LockedKeystore {
             }
             (Err(reason), Ok((mut state, _))) => {
                 state.header.is_subset = false;
-                let records = replace_records(&self.dir, &state, &root)?;
+                let (records, aside) = replace_records(&self.dir, &state, &root)?;
+                if let Some(aside) = aside {
+                    log::warn!("the damaged records are kept in {}", aside.display());
+                }
                 (records, state, Some(reason))
             }
             (Err(reason), Err(_)) => return Err(KeystoreError::damaged(&self.dir.join(RECORDS_NAME), reason)),
@@ -262,17 +125,31 @@ impl LockedKeystore {
         }
         let next_generation = state.header.generation + 1;
         let dir = self.dir;
-        Ok(Keystore {
+        let mut opened = Keystore {
             dir,
             root,
             state,
             unlocked_by,
-            records,
+            records: Some(records),
             next_generation,
             in_doubt: None,
             restored,
+            deleted: Vec::new(),
             _lock: self.lock,
-        })
+        };
+        opened.catch_up();
+        Ok(opened)
+    }
+}
+
+impl LockedKeystore {
+    /// Closes the records, and keeps the lock.
+    pub(super) fn close(self, deadline: Instant) -> Result<File, KeystoreError> {
+        if let Ok((records, _)) = self.records {
+            let path = records.path.clone();
+            records.close(deadline).map_err(KeystoreError::io("close the records in", &path))?;
+        }
+        Ok(self.lock)
     }
 }
 
@@ -284,12 +161,12 @@ fn write_records(records: &Records, state: &State, root: &Secret<32>) -> Result<
     records.apply(root, None, state).map_err(KeystoreError::io("write the records in", &records.path))
 }
 
-/// Moves damaged records aside and makes new ones. If that fails, the damaged ones are put back.
-fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<Records, KeystoreError> {
+/// Moves records aside and makes new ones; answers where the old ones are. If that fails, they are put back.
+fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<(Records, Option<PathBuf>), KeystoreError> {
     let path = dir.join(RECORDS_NAME);
     let mut aside = None;
     if path.exists() {
-        let mut names = (key::now()..).map(|time| dir.join(format!("{RECORDS_NAME}.damaged-{time}")));
+        let mut names = (key::now()..).map(|time| dir.join(format!("{ASIDE_PREFIX}{time}")));
         let free = names.find(|name| !name.exists()).expect("not every second has a damaged keystore");
         fs::rename(&path, &free).map_err(KeystoreError::io("move aside", &path))?;
         aside = Some(free);
@@ -299,16 +176,13 @@ fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<Recor
         bundle_file::sync_dir(dir)?;
         Ok(records)
     });
-    match (&made, aside) {
-        (Ok(_), Some(aside)) => log::warn!("the damaged records are kept in {}", aside.display()),
-        (Err(_), Some(aside)) => {
-            if let Err(error) = fs::remove_dir_all(&path).and_then(|()| fs::rename(&aside, &path)) {
-                log::warn!("{} could not be put back: {error}", aside.display());
-            }
-        }
-        (_, None) => {}
+    if made.is_err()
+        && let Some(aside) = &aside
+        && let Err(error) = fs::remove_dir_all(&path).and_then(|()| fs::rename(aside, &path))
+    {
+        log::warn!("{} could not be put back: {error}", aside.display());
     }
-    made
+    made.map(|records| (records, aside))
 }
 
 fn fresh_records(dir: &Path) -> Result<Records, KeystoreError> {
@@ -366,10 +240,11 @@ impl Keystore {
             root,
             state,
             unlocked_by: 1,
-            records,
+            records: Some(records),
             next_generation: 2,
             in_doubt: None,
             restored: None,
+            deleted: Vec::new(),
             _lock: lock,
         };
         let UnlockSecret::RecoveryKey(recovery) = recovery_secret else { unreachable!("it was made as one above") };
@@ -418,6 +293,11 @@ impl Keystore {
         self.restored.as_deref()
     }
 
+    /// The CMKs whose deletion date had passed, and which were destroyed when it was opened.
+    pub fn deleted(&self) -> &[KeyId] {
+        &self.deleted
+    }
+
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -445,13 +325,16 @@ impl Keystore {
         let header =
             Header { keystore: self.state.header.keystore, generation: self.next_generation, is_subset: false, slots };
         let next = State { header, keys: Arc::new(keys) };
+        let Some(records) = &self.records else {
+            return Err(KeystoreError::damaged(&self.dir.join(RECORDS_NAME), "the records are not open"));
+        };
         let staged = Staged::write(&self.bundle_path(), &bundle::seal(&next.header, &next.keys, &self.root))?;
         // A generation is used once, even if the change fails: a mount may have seen it.
         self.next_generation += 1;
-        let applied = self.records.apply(&self.root, Some(&self.state.keys), &next);
-        let applied = applied.map_err(KeystoreError::io("write the records in", &self.records.path));
+        let applied = records.apply(&self.root, Some(&self.state.keys), &next);
+        let applied = applied.map_err(KeystoreError::io("write the records in", &records.path));
         if let Err(error) = applied.and_then(|()| staged.publish()) {
-            return match self.records.apply(&self.root, None, &self.state) {
+            return match records.apply(&self.root, None, &self.state) {
                 Ok(()) => Err(error),
                 Err(_) => {
                     let reason = error.to_string();
@@ -462,20 +345,5 @@ impl Keystore {
         }
         self.state = next;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_no_damage_and_garbage_is() {
-        const ENOSPC: i32 = 28;
-        const EMFILE: i32 = 24;
-        assert!([ENOSPC, EMFILE].iter().all(|errno| is_of_the_machine(&io::Error::from_raw_os_error(*errno))));
-        assert!(is_of_the_machine(&io::Error::new(io::ErrorKind::StorageFull, "as sled copies it")));
-        assert!(!is_of_the_machine(&io::Error::other("corrupt")));
-        assert!(!is_of_the_machine(&io::ErrorKind::UnexpectedEof.into()));
     }
 }

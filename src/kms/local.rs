@@ -136,12 +136,12 @@ impl LocalKms {
     /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
     ///
     /// # Errors
-    /// [`KeystoreError::Kms`] if `key` does not exist, or [`KeystoreError::Io`].
+    /// [`KeystoreError::Io`].
     pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
         let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
         let header = Header { is_subset: true, ..source.header.lock().clone() };
         let keys = self.keys();
-        let mut ids = vec![keys.resolve(&key.0)?.id.clone()];
+        let mut ids = vec![key.clone()];
         if let Ok(former) = bundle_file::read(copy) {
             let (known, found) = (header.generation, former.header.generation);
             let is_foreign = former.header.keystore != header.keystore;
@@ -152,8 +152,10 @@ impl LocalKms {
             if found > known {
                 return Err(KeystoreError::RolledBack { path: copy.to_path_buf(), known: found, found: known });
             }
-            ids.extend(former.keys().map(|cmk| cmk.id.clone()).filter(|id| keys.resolve(&id.0).is_ok()));
+            ids.extend(former.keys().map(|cmk| cmk.id.clone()));
         }
+        // What was deleted must not live on here.
+        ids.retain(|id| keys.resolve(&id.0).is_ok());
         bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
         Ok(true)
     }
@@ -162,18 +164,27 @@ impl LocalKms {
         let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
         let Origin { number, version } = blob.origin;
         let invalid = KmsError::InvalidCiphertext;
-        let cmk = keys.by_number(number).ok_or(invalid(InvalidCiphertext::UnknownKey(number)))?;
-        cmk.require(Operation::Unwrap)?;
-        let version = cmk.version(version).ok_or(invalid(InvalidCiphertext::UnknownVersion(number, version)))?;
-        let data_key = blob.open(&version.material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
+        let cmk = keys.of_blob(number)?;
+        let material = Self::unwrapping(cmk, version)?;
+        let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
         Ok((data_key, Arc::clone(cmk)))
+    }
+
+    /// The secret of one version, if that may unwrap.
+    fn unwrapping(cmk: &Cmk, version: u16) -> Result<&Secret<32>, KmsError> {
+        cmk.require(Operation::Unwrap)?;
+        let invalid =
+            |reason: fn(u32, u16) -> InvalidCiphertext| KmsError::InvalidCiphertext(reason(cmk.number, version));
+        let known = cmk.version(version).ok_or_else(|| invalid(InvalidCiphertext::UnknownVersion))?;
+        let material = known.material().ok_or_else(|| invalid(InvalidCiphertext::VersionDestroyed))?;
+        Ok(material)
     }
 
     fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
         cmk.require(Operation::Wrap)?;
-        let version = cmk.newest();
-        let origin = Origin { number: cmk.number, version: version.number };
-        Ok(blob::seal(origin, &version.material, data_key, context))
+        let (version, material) = cmk.wrapping();
+        let origin = Origin { number: cmk.number, version };
+        Ok(blob::seal(origin, material, data_key, context))
     }
 }
 
@@ -217,9 +228,14 @@ impl Kms for LocalKms {
 
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
         let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
-        let unknown = || KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
-        let key = self.keys().by_number(number).ok_or_else(unknown)?.id.clone();
+        let unknown = KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
+        let key = self.keys().id_of(number).cloned().ok_or(unknown)?;
         Ok(KeyOrigin { key, version })
+    }
+
+    fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError> {
+        let keys = self.keys();
+        Self::unwrapping(keys.resolve(&origin.key.0)?, origin.version).map(|_| ())
     }
 
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {

@@ -9,6 +9,7 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+mod backup;
 mod blob;
 mod bundle;
 mod bundle_file;
@@ -26,13 +27,14 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
 pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
 pub use error::KeystoreError;
 pub use key::{Cmk, KeyState, KeyVersion, Operation};
-pub use keyset::KeySet;
-pub use keystore::{Keystore, LockedKeystore};
+pub use keyset::{DeletedKey, KeySet};
+pub use keystore::{Keystore, LockedKeystore, Part, Verified};
 pub use local::{BundleWatcher, LocalKms};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
@@ -100,6 +102,9 @@ pub enum InvalidCiphertext {
     /// The CMK has no such version of key material.
     #[error("key number {0} has no version {1}")]
     UnknownVersion(u32, u16),
+    /// That version of the CMK's key material was destroyed.
+    #[error("version {1} of key number {0} was destroyed")]
+    VersionDestroyed(u32, u16),
     /// Wrong encryption context, or an altered blob: GCM cannot tell which.
     #[error("wrong encryption context or altered blob")]
     WrongContext,
@@ -134,6 +139,13 @@ pub trait Kms: Send + Sync {
 
     /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;
+
+    /// Whether what `origin` wrapped may be unwrapped now, as far as its CMK and version matter. Cheap: meant to be asked
+    /// again for everything that is open when the keystore has changed.
+    ///
+    /// # Errors
+    /// What [`Kms::decrypt`] would answer.
+    fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError>;
 
     /// The id behind an id or an alias.
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError>;

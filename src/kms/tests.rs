@@ -10,6 +10,9 @@ use zeroize::Zeroizing;
 
 use super::*;
 
+mod backup;
+mod destroy;
+
 const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
 
 fn context(pairs: &[(&str, &str)]) -> EncryptionContext {

@@ -110,6 +110,10 @@ impl Kms for FakeKms {
         Ok(KeyOrigin { key: KeyId(format!("cmk-{number}")), version })
     }
 
+    fn permits(&self, _: &KeyOrigin) -> Result<(), KmsError> {
+        Ok(())
+    }
+
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {
         let key = KeyId(name.to_owned());
         number(&key).map(|_| key)
