@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
-use super::{output, recovery};
+use super::{output, recovery, volumes};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, VolumeError, create_volume};
 use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
@@ -163,7 +163,8 @@ fn make_volume(
     };
     let kms = LocalKms::fixed(keystore.keys());
     let new = NewVolume { key, suite, names: args.names.into(), labels };
-    create_volume(&args.dir, &kms, &caller(), &new)?;
+    let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
+    volumes::note(keystore.dir(), &volume.header, &args.dir);
     let dir = args.dir.display();
     if !args.detached {
         let copy = args.dir.join(KMSFS_DIR).join(BUNDLE_NAME);

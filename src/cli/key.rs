@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::key_alias;
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
+use super::{key_alias, key_use};
 use crate::kms::{Cmk, KeyState, Keystore};
 
 /// Arguments of `kmsfs key`.
@@ -51,6 +51,12 @@ enum Verb {
         #[arg(long, default_value_t = 30)]
         days: u32,
     },
+    /// Show the key of a file or directory
+    Which(key_use::Which),
+    /// Show the versions of a key, and how much is wrapped under each
+    Versions(key_use::Versions),
+    /// Destroy an old version of a key, if nothing needs it any more
+    Retire(key_use::Retire),
     /// Take a scheduled deletion back; the key is disabled afterwards
     CancelDeletion(One),
     /// Name keys
@@ -103,6 +109,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             keystore.open()?.cancel_deletion(key)?;
             line(format!("{key} is kept; it was not enabled. Next: kmsfs key enable {key}"))
         }
+        Verb::Which(args) => key_use::which(args),
+        Verb::Versions(args) => key_use::versions(args),
+        Verb::Retire(args) => key_use::retire(args),
         Verb::Alias(args) => key_alias::run(args),
     }
 }

@@ -18,6 +18,7 @@ mod info;
 mod init;
 mod key;
 mod key_alias;
+mod key_use;
 mod keystore;
 mod logging;
 mod mount;
@@ -34,6 +35,7 @@ mod status;
 mod target;
 mod umount;
 mod unlock;
+mod volumes;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

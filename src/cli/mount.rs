@@ -13,6 +13,7 @@ use super::mount_options::{Durability, MountOptions};
 use super::remount;
 use super::target::adopt;
 use super::unlock::{copy_path, lock_volume, unlock};
+use super::volumes;
 use crate::envelope::{Access, Volume, VolumeHeader};
 use crate::fs::{EncryptedFs, FsConfig};
 use crate::fuse;
@@ -233,6 +234,10 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
             "restore it from a backup, or see docs/operations.md",
         )
     })?;
+    // Not of a volume that opened with its own copy of its keys.
+    if kms.bundle().is_some_and(|bundle| bundle.starts_with(&plan.keystore_dir)) {
+        volumes::note(&plan.keystore_dir, &plan.header, &plan.backing);
+    }
     fs.on_new_cmk(adopt(&kms, &plan.backing));
     let options = fuse::MountOptions {
         allow_other: plan.allow_other,

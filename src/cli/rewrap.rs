@@ -79,7 +79,7 @@ pub(super) struct Ask {
 }
 
 /// Walks over a target, with a progress bar.
-pub(super) fn walk(target: &Target, path: &Path, keystore: &KeystoreArgs, ask: &Ask) -> Result<Report, Failure> {
+fn walk(target: &Target, path: &Path, keystore: &KeystoreArgs, ask: &Ask) -> Result<Report, Failure> {
     match target {
         Target::Mounted { dir, start } => {
             let tree = Mounted::open(dir).map_err(|refusal| refused(path, &refusal))?;
@@ -92,7 +92,8 @@ pub(super) fn walk(target: &Target, path: &Path, keystore: &KeystoreArgs, ask: &
     }
 }
 
-fn walk_tree<T: Tree>(tree: &T, start: &Start, path: &Path, ask: &Ask) -> Result<Report, Failure> {
+/// Walks over a tree, with a progress bar.
+pub(super) fn walk_tree<T: Tree>(tree: &T, start: &Start, path: &Path, ask: &Ask) -> Result<Report, Failure> {
     let told = |refusal: Refusal| refused(path, &refusal);
     let to = ask.to.as_deref().map(|name| resolve(tree, name)).transpose()?;
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);

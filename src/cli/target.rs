@@ -10,7 +10,7 @@ use super::keystore::KeystoreArgs;
 use super::mounts;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::content::Durability;
-use crate::envelope::{Access, KMSFS_DIR, VolumeHeader, VolumeLock};
+use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeHeader, VolumeLock};
 use crate::fs::upkeep::AdoptKey;
 use crate::fs::{EncryptedFs, Errno, FsConfig};
 use crate::kms::LocalKms;
@@ -104,12 +104,24 @@ pub(super) struct Opened {
 impl Opened {
     /// Unlocks the volume in `path` and keeps others out of it.
     pub(super) fn open(path: &Path, keystore: &KeystoreArgs) -> Result<Self, Failure> {
+        let dir = keystore.dir()?;
+        Self::unlocked(path, |header| keystore.secret.unlock(|secret| unlock(header, &dir, &secret)))
+    }
+
+    /// The same, with keys that are unlocked already.
+    pub(super) fn with(path: &Path, kms: &Arc<LocalKms>) -> Result<Self, Failure> {
+        Self::unlocked(path, |header| Ok((kms.clone(), header.clone().unlock(&**kms, &caller())?)))
+    }
+
+    fn unlocked(
+        path: &Path,
+        unlock: impl FnOnce(&VolumeHeader) -> Result<(Arc<LocalKms>, Volume), Failure>,
+    ) -> Result<Self, Failure> {
         let (header, _) = VolumeHeader::load(path)?;
         header.check_features(false)?;
         let mut lock = lock_volume(path, Access::Write)?;
         lock.record_pid()?;
-        let dir = keystore.dir()?;
-        let (kms, volume) = keystore.secret.unlock(|secret| unlock(&header, &dir, &secret))?;
+        let (kms, volume) = unlock(&header)?;
         let config = FsConfig {
             backing: path.to_path_buf(),
             read_only: false,

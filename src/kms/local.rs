@@ -132,6 +132,11 @@ impl LocalKms {
         Ok(true)
     }
 
+    /// The bundle that it reads, if any.
+    pub fn bundle(&self) -> Option<&Path> {
+        self.source.as_ref().map(|source| &*source.path)
+    }
+
     /// Brings a volume's copy of the keystore up to date: the CMKs that it has already, and `key`. Whether it was written:
     /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
     ///

@@ -1,0 +1,223 @@
+//! `kmsfs key which`, `versions` and `retire`: what is wrapped under which version of which key.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::failure::{Code, Failure};
+use super::keystore::KeystoreArgs;
+use super::output::{self, line};
+use super::rewrap::{Ask, walk_tree};
+use super::target::{Opened, Target, refused};
+use super::volumes;
+use crate::envelope::VolumeHeader;
+use crate::fs::upkeep::{Answer, Item, Name, Request, Wrap};
+use crate::kms::{BUNDLE_NAME, Cmk, KeyOrigin, Keystore, LocalKms, UnlockSecret};
+use crate::maintain::{Mounted, Report, Start, Tree};
+
+/// Arguments of `kmsfs key which`.
+#[derive(clap::Args)]
+pub(super) struct Which {
+    /// A file or directory in a mount
+    path: PathBuf,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `kmsfs key versions`.
+#[derive(clap::Args)]
+pub(super) struct Versions {
+    /// Its id or an alias
+    key: String,
+    /// A volume to look through besides those that the keystore knows of
+    #[arg(long, value_name = "DIR")]
+    volume: Vec<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+/// Arguments of `kmsfs key retire`.
+#[derive(clap::Args)]
+pub(super) struct Retire {
+    /// Its id or an alias
+    key: String,
+    /// The version whose key material is to be destroyed
+    version: u16,
+    /// A volume to look through besides those that the keystore knows of
+    #[arg(long, value_name = "DIR")]
+    volume: Vec<PathBuf>,
+    /// The uuid of a volume that is gone for good and need not be looked through
+    #[arg(long, value_name = "UUID")]
+    without: Vec<String>,
+    #[command(flatten)]
+    keystore: KeystoreArgs,
+}
+
+pub(super) fn which(args: &Which) -> Result<(), Failure> {
+    let Target::Mounted { dir, start } = Target::of(&args.path)? else {
+        let next = "mount it; kmsfs info shows the key of a volume that is not mounted";
+        return Err(Failure::new(Code::Usage, args.path.display(), "the volume is not mounted", next));
+    };
+    let name = if let Start::Entry(name) = start { Some(Name(name)) } else { None };
+    let asked = Mounted::open(&dir).and_then(|tree| {
+        let top = tree.top()?;
+        tree.ask(&top, &Request::One { name, wrap: Wrap::default() })
+    });
+    let Answer::Item(item) = asked.map_err(|refusal| refused(&args.path, &refusal))? else {
+        return Err(Failure::of(Code::Other, "the mount is served by another version of kmsfs"));
+    };
+    if args.json {
+        return output::json(&item);
+    }
+    line(shown(&item))
+}
+
+fn shown(item: &Item) -> String {
+    match &item.origin {
+        None => "no key: it is empty, or neither a file nor a directory".to_owned(),
+        Some(KeyOrigin { key, version }) => {
+            let currency = if item.tally.current == 1 { "current" } else { "not the newest: kmsfs rewrap" };
+            format!("{}  version {version} ({currency})  {}", key.0, item.aliases.join(" "))
+        }
+    }
+}
+
+/// What was found in one volume.
+struct Scanned {
+    volume: PathBuf,
+    report: Report,
+}
+
+/// Looks through every volume: those that the keystore knows of but for `without`, and `more`.
+fn scan(
+    keystore: &Path,
+    kms: &Arc<LocalKms>,
+    more: &[PathBuf],
+    without: &[String],
+    quiet: bool,
+) -> Result<Vec<Scanned>, Failure> {
+    let mut paths = BTreeMap::new();
+    for (uuid, path) in volumes::list(keystore)? {
+        if !without.contains(&uuid) {
+            paths.insert(path, Some(uuid));
+        }
+    }
+    for path in more {
+        let path = path.canonicalize().map_err(|error| Failure::io(path, "find", &error))?;
+        paths.entry(path).or_insert(None);
+    }
+    paths.into_iter().map(|(volume, uuid)| scan_one(volume, uuid.as_deref(), kms, quiet)).collect()
+}
+
+fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: bool) -> Result<Scanned, Failure> {
+    let lost = |why: &dyn std::fmt::Display| {
+        let uuid = uuid.unwrap_or_default();
+        let next = format!("bring it back and mount it once; if it is gone for good: --without {uuid}");
+        Failure::new(Code::NotAVolume, volume.display(), format!("it cannot be looked through: {why}"), next)
+    };
+    let found = VolumeHeader::load(&volume).map_err(|error| lost(&error))?.0;
+    if uuid.is_some_and(|uuid| uuid != found.uuid()) {
+        return Err(lost(&"another volume is there"));
+    }
+    let ask = Ask { to: None, write: false, threads: None, quiet };
+    let report = match Target::of(&volume)? {
+        Target::Mounted { dir, start } => {
+            let tree = Mounted::open(&dir).map_err(|refusal| refused(&volume, &refusal))?;
+            walk_tree(&tree, &start, &volume, &ask)?
+        }
+        Target::Volume(path) => walk_tree(&Opened::with(&path, kms)?.tree(), &Start::Volume, &path, &ask)?,
+    };
+    Ok(Scanned { volume, report })
+}
+
+fn open_kms(keystore: &Path, secret: &UnlockSecret) -> Result<Arc<LocalKms>, Failure> {
+    Ok(Arc::new(LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?))
+}
+
+fn users(scanned: &[Scanned], cmk: &Cmk, version: u16) -> u64 {
+    let origin = KeyOrigin { key: cmk.id.clone(), version };
+    scanned.iter().filter_map(|scanned| scanned.report.tally.origins.get(&origin)).sum()
+}
+
+#[derive(Serialize)]
+struct VersionUse {
+    number: u16,
+    created: u64,
+    destroyed: Option<u64>,
+    /// Envelopes and mirrors under it.
+    wrapped_keys: u64,
+}
+
+pub(super) fn versions(args: &Versions) -> Result<(), Failure> {
+    let dir = args.keystore.dir()?;
+    let (kms, scanned) = args.keystore.secret.unlock(|secret| {
+        let kms = open_kms(&dir, &secret)?;
+        let scanned = scan(&dir, &kms, &args.volume, &[], args.json)?;
+        Ok((kms, scanned))
+    })?;
+    let keys = kms.keys();
+    let cmk = keys.resolve(&args.key)?;
+    let used: Vec<VersionUse> = cmk
+        .versions()
+        .iter()
+        .map(|version| VersionUse {
+            number: version.number,
+            created: version.created,
+            destroyed: version.destroyed(),
+            wrapped_keys: users(&scanned, cmk, version.number),
+        })
+        .collect();
+    if args.json {
+        return output::json(&used);
+    }
+    for version in &used {
+        let state = match version.destroyed {
+            Some(when) => format!("destroyed {}", output::time(when)),
+            None if version.number == cmk.newest().number => "current".to_owned(),
+            None => "for decryption".to_owned(),
+        };
+        let VersionUse { number, created, wrapped_keys, .. } = version;
+        line(format!("version {number:<4} {}  {wrapped_keys:>9} wrapped keys  {state}", output::time(*created)))?;
+    }
+    told_incomplete(&scanned)?;
+    line(format!("Looked through {} volumes; backups of them may use older versions.", scanned.len()))
+}
+
+/// What could not be read may be under any version.
+fn told_incomplete(scanned: &[Scanned]) -> Result<(), Failure> {
+    for Scanned { volume, report } in scanned {
+        super::rewrap::finished(volume, report)?;
+    }
+    Ok(())
+}
+
+pub(super) fn retire(args: &Retire) -> Result<(), Failure> {
+    let dir = args.keystore.dir()?;
+    let (key, version) = (&args.key, args.version);
+    let looked_through = args.keystore.secret.unlock(|secret| {
+        let mut keystore = Keystore::open(&dir)?.unlock(&secret)?;
+        keystore.check_retirable(key, version)?;
+        drop(keystore);
+        let kms = open_kms(&dir, &secret)?;
+        let scanned = scan(&dir, &kms, &args.volume, &args.without, false)?;
+        told_incomplete(&scanned)?;
+        let used = users(&scanned, kms.keys().resolve(key)?, version);
+        if used > 0 {
+            let paths = scanned.iter().map(|scanned| scanned.volume.display().to_string()).collect::<Vec<_>>();
+            let next = format!("kmsfs rewrap {}, then again", paths.join(" and "));
+            let why = format!("{used} wrapped keys still need version {version}, which was kept");
+            return Err(Failure::new(Code::Keystore, key, why, next));
+        }
+        keystore = Keystore::open(&dir)?.unlock(&secret)?;
+        keystore.retire(key, version)?;
+        Ok(scanned.len())
+    })?;
+    line(format!("Version {version} of {key} is destroyed; nothing in {looked_through} volumes needed it."))?;
+    line("Backups of volumes that were made before do need it: they open only with a backup of the keystore from then.")
+}
