@@ -154,7 +154,7 @@ impl From<VolumeError> for Failure {
         let code = match &error {
             E::NotAVolume { .. } | E::Damaged { .. } | E::Edited { .. } | E::RootEnvelope { .. } => Code::NotAVolume,
             E::Format { .. } | E::Incompat { .. } | E::ReadOnly { .. } => Code::Unsupported,
-            E::WrongKeystore { .. } | E::Kms { .. } => Code::Keystore,
+            E::WrongKeystore { .. } | E::Retired { .. } | E::Kms { .. } => Code::Keystore,
             E::NoXattrs { .. } => Code::BackingStore,
             E::InUse { .. } => Code::InUse,
             E::Exists { .. } | E::NotEmpty { .. } | E::Foreign { .. } | E::Label(_) => Code::Usage,

@@ -156,6 +156,6 @@ pub(super) fn adopt(kms: &Arc<LocalKms>, volume: &Path) -> AdoptKey {
         if !copy.exists() {
             return Ok(());
         }
-        kms.update_copy(&copy, key).map(|_| ()).map_err(|error| error.to_string())
+        kms.update_copy(&copy, key).map(|_| ())
     })
 }

@@ -64,6 +64,14 @@ pub enum VolumeError {
         /// The CMK that the header names.
         key: KeyId,
     },
+    /// The version of key material that wrapped the volume key was destroyed: the tree is older than the keystore.
+    #[error("{0} needs a version of the key {1} that was destroyed (kmsfs key retire). Next: name a keystore from before with --keystore, or make one of a backup: kmsfs keystore restore", file.display(), key.0)]
+    Retired {
+        /// The header file.
+        file: PathBuf,
+        /// The CMK that the header names.
+        key: KeyId,
+    },
     /// The KMS refused.
     #[error("cannot get the volume key of {0}: {source}", root.display())]
     Kms {

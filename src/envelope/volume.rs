@@ -257,13 +257,16 @@ impl VolumeHeader {
     /// Unwraps the volume key, which also proves that the header is what it was when it was written.
     ///
     /// # Errors
-    /// [`VolumeError::Edited`] with advice; [`VolumeError::WrongKeystore`]; [`VolumeError::Kms`].
+    /// [`VolumeError::Edited`] with advice; [`VolumeError::WrongKeystore`]; [`VolumeError::Retired`]; [`VolumeError::Kms`].
     pub fn unlock(self, kms: &dyn Kms, caller: &Caller) -> Result<Volume, VolumeError> {
         match self.unwrap_key(kms, caller) {
             Ok(key) => Ok(Volume { header: self, key }),
             Err(KmsError::InvalidCiphertext(
                 InvalidCiphertext::UnknownKey(_) | InvalidCiphertext::UnknownVersion(..),
             )) => Err(VolumeError::WrongKeystore { file: self.source.file(&self.root), key: self.key }),
+            Err(KmsError::InvalidCiphertext(InvalidCiphertext::VersionDestroyed(..))) => {
+                Err(VolumeError::Retired { file: self.source.file(&self.root), key: self.key })
+            }
             Err(KmsError::InvalidCiphertext(_)) => {
                 let advice = self.advice(kms, caller);
                 Err(VolumeError::Edited { file: self.source.file(&self.root), advice })

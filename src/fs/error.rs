@@ -1,8 +1,8 @@
 //! What can go wrong in the filesystem, and the errno that each case becomes.
 
 use crate::content;
-use crate::envelope::{EnvelopeError, MalformedEnvelope, StoreError};
-use crate::kms::KmsError;
+use crate::envelope::{EnvelopeError, MalformedEnvelope, StoreError, VolumeError};
+use crate::kms::{KeystoreError, KmsError};
 use crate::names::NameError;
 use crate::sys::Errno;
 
@@ -18,6 +18,12 @@ pub enum Error {
     /// The envelope of a file or directory is missing or damaged, or its key was refused.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
+    /// What the volume has only once, its header or its log of mirrors, could not be read or written.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The keystore, or the volume's copy of it, could not be read or written.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
     /// A name cannot be stored, or a stored name does not authenticate.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -68,6 +74,12 @@ impl Error {
             Self::Envelope(EnvelopeError::Kms(KmsError::InvalidCiphertext(_))) => Errno::IO,
             Self::Envelope(EnvelopeError::Kms(_)) => Errno::ACCESS,
             Self::Envelope(_) => Errno::IO,
+            Self::Volume(VolumeError::Io { source, .. }) | Self::Keystore(KeystoreError::Io { source, .. }) => {
+                crate::sys::errno_of(source)
+            }
+            Self::Volume(VolumeError::Kms { source: KmsError::InvalidCiphertext(_), .. }) => Errno::IO,
+            Self::Volume(VolumeError::Kms { .. }) => Errno::ACCESS,
+            Self::Volume(_) | Self::Keystore(_) => Errno::IO,
             Self::Name(NameError::TooLong) => Errno::NAMETOOLONG,
             Self::Name(_) => Errno::INVAL,
         }
@@ -81,7 +93,7 @@ impl Error {
             Self::Content(content::Error::TooLarge { .. }) | Self::Name(_) => false,
             Self::Content(content::Error::Io(error)) => crate::sys::errno_of(error) != Errno::NOSPC,
             Self::Envelope(EnvelopeError::Kms(error)) => matches!(error, KmsError::InvalidCiphertext(_)),
-            Self::Content(_) | Self::Envelope(_) | Self::Forged(_) => true,
+            Self::Content(_) | Self::Envelope(_) | Self::Volume(_) | Self::Keystore(_) | Self::Forged(_) => true,
         }
     }
 }

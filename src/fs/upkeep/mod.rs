@@ -23,15 +23,15 @@ pub use message::{Answer, Failed, Item, Name, Page, Request, Standing, Tally, Wr
 
 use super::dirs::Dir;
 use super::error::Result;
-use super::{Caller, EncryptedFs, Error, Ino};
+use super::{Caller, EncryptedFs, Ino};
 use crate::envelope::VolumeHeader;
-use crate::kms::KeyId;
+use crate::kms::{KeyId, KeystoreError};
 use crate::names::EncodedName;
 use crate::sys::{Errno, FileKind};
 
 /// Called before the first envelope under a CMK that the volume may not have used yet, so that its copy of the
 /// keystore can be given that CMK.
-pub type AdoptKey = Box<dyn Fn(&KeyId) -> std::result::Result<(), String> + Send + Sync>;
+pub type AdoptKey = Box<dyn Fn(&KeyId) -> std::result::Result<(), KeystoreError> + Send + Sync>;
 
 /// What only upkeep needs.
 pub struct Upkeep {
@@ -76,10 +76,7 @@ impl EncryptedFs {
         }
         match request {
             Request::Begin => {
-                self.kms.refresh().map_err(|error| {
-                    log::warn!("{error}");
-                    Error::Sys(Errno::IO)
-                })?;
+                self.kms.refresh()?;
                 self.upkeep.watched.store(true, Ordering::Release);
                 Ok(Answer::Standing(self.standing()))
             }
@@ -129,10 +126,7 @@ impl EncryptedFs {
             return Ok(());
         }
         if let Some(adopt) = self.upkeep.adopt.get() {
-            adopt(key).map_err(|why| {
-                log::error!("the volume's copy of its keys was not given the key {}: {why}", key.0);
-                Error::Sys(Errno::IO)
-            })?;
+            adopt(key)?;
         }
         self.upkeep.adopted.lock().insert(key.clone());
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::message::{Failed, Item, Name, Page, Tally, Wrap};
 use crate::content::{self, MIRROR_LEN};
 use crate::crypto::derive;
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place, VolumeError};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::Result;
@@ -268,17 +268,12 @@ impl EncryptedFs {
         let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
         let key = self.sealer(caller).unlock(envelope, place)?;
         let mirror = self.sealer(caller).mirror(envelope, place)?;
-        log.append(&derive::directory_id(&key), &mirror).map_err(log_error)
+        Ok(log.append(&derive::directory_id(&key), &mirror)?)
     }
 
     fn sync_log(&self) -> Result<()> {
-        self.keys_log.as_ref().map_or(Ok(()), |log| log.sync().map_err(log_error))
+        Ok(self.keys_log.as_ref().map_or(Ok(()), |log| log.sync())?)
     }
-}
-
-fn log_error(error: VolumeError) -> Error {
-    log::error!("{error}");
-    Error::Sys(Errno::IO)
 }
 
 fn tally(tally: &mut Tally, seen: &Seen) {

@@ -9,10 +9,10 @@ use super::message::{Failed, Name, Page, Tally, Wrap};
 use crate::envelope::{Envelope, EnvelopeError, KeysLog, MirrorRecord, VolumeError};
 use crate::fs::error::Result;
 use crate::fs::{Caller, EncryptedFs, Error, Ino};
-use crate::kms::KeyId;
+use crate::kms::{KeyId, KmsError};
 use crate::names;
 use crate::sys::dir::Access;
-use crate::sys::{self, Errno, FileKind};
+use crate::sys::{self, FileKind};
 
 /// A count tells how far a walk is; it need not be exact, and nobody waits for it for long.
 const COUNT_AT_MOST: u64 = 5_000_000;
@@ -45,7 +45,7 @@ impl EncryptedFs {
             new.store()?;
             Ok(new)
         });
-        *header = stored.map_err(volume_error)?;
+        *header = stored?;
         tally.rewrapped += 1;
         tally.count(self.kms.origin(&header.volume_key().0).map_err(EnvelopeError::Kms)?);
         Ok(())
@@ -58,45 +58,42 @@ impl EncryptedFs {
             Some(log) => log.latest(),
             None => KeysLog::latest_in(&self.config.backing),
         };
-        let (records, superseded) = latest.map_err(volume_error)?;
-        let mut stale = 0;
-        for record in &records {
-            match self.renewed(caller, record, false) {
-                Ok(None) => self.count_mirror(&record.mirror, &mut page.tally),
-                Ok(Some(_)) => stale += 1,
-                Err(error) => {
-                    let name = Name(format!("keys.log, directory {}", HEXLOWER.encode(&record.directory)).into());
-                    page.failed.push(Failed { name, reason: error.to_string() });
-                    self.count_mirror(&record.mirror, &mut page.tally);
-                }
-            }
-        }
+        let (records, superseded) = latest?;
+        let stale = records.iter().filter(|record| !self.is_current_mirror(&record.mirror)).count() as u64;
         page.tally.rewrapped += stale;
         let Some(log) = self.keys_log.as_ref().filter(|_| wrap.write && (stale > 0 || superseded)) else {
+            records.iter().for_each(|record| self.count_mirror(&record.mirror, &mut page.tally));
             return Ok(());
         };
         log.rewrite(|record| {
-            let mirror = self.renewed(caller, &record, true).ok().flatten();
-            let renewed = MirrorRecord { mirror: mirror.clone().unwrap_or(record.mirror), ..record };
-            if mirror.is_some() {
-                self.count_mirror(&renewed.mirror, &mut page.tally);
-            }
-            Ok::<_, VolumeError>(renewed)
-        })
-        .map_err(volume_error)
+            let renewed = self.renewed(caller, &record.mirror).unwrap_or_else(|error| {
+                page.tally.rewrapped -= 1;
+                // Of a directory whose CMK is gone for good, perhaps long removed; or the keystore is a part of another.
+                if !matches!(error, Error::Envelope(EnvelopeError::Kms(KmsError::InvalidCiphertext(_)))) {
+                    let name = Name(format!("keys.log, directory {}", HEXLOWER.encode(&record.directory)).into());
+                    page.failed.push(Failed { name, reason: error.to_string() });
+                }
+                None
+            });
+            let mirror = renewed.unwrap_or(record.mirror);
+            self.count_mirror(&mirror, &mut page.tally);
+            Ok::<_, VolumeError>(MirrorRecord { mirror, ..record })
+        })?;
+        Ok(())
     }
 
-    /// The mirror of a record as it shall be, if it is not; without `write`, what it is.
-    fn renewed(&self, caller: &Caller, record: &MirrorRecord, write: bool) -> Result<Option<Vec<u8>>> {
-        let mirror = Envelope::parse(&record.mirror)?;
-        let cmk = self.origin_of(&mirror)?.key;
-        if self.kms.is_current(&mirror.blob().0, &cmk).map_err(EnvelopeError::Kms)? {
+    fn is_current_mirror(&self, mirror: &[u8]) -> bool {
+        let Ok(mirror) = Envelope::parse(mirror) else { return false };
+        let is_current = self.origin_of(&mirror).map(|origin| self.kms.is_current(&mirror.blob().0, &origin.key));
+        matches!(is_current, Ok(Ok(true)))
+    }
+
+    /// The same mirror under the newest version of its CMK, unless it is.
+    fn renewed(&self, caller: &Caller, mirror: &[u8]) -> Result<Option<Vec<u8>>> {
+        if self.is_current_mirror(mirror) {
             return Ok(None);
         }
-        if !write {
-            return Ok(Some(record.mirror.clone()));
-        }
-        Ok(Some(self.sealer(caller).mirror_rewrapped(&mirror, None)?))
+        Ok(Some(self.sealer(caller).mirror_rewrapped(&Envelope::parse(mirror)?, None)?))
     }
 
     fn count_mirror(&self, mirror: &[u8], tally: &mut Tally) {
@@ -132,12 +129,4 @@ impl EncryptedFs {
         }
         Ok(count)
     }
-}
-
-fn volume_error(error: VolumeError) -> Error {
-    log::error!("{error}");
-    Error::Sys(match error {
-        VolumeError::Io { source, .. } => sys::errno_of(&source),
-        _ => Errno::IO,
-    })
 }

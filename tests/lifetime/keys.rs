@@ -1,0 +1,85 @@
+//! A CMK for each directory.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::{Volume, words};
+use crate::tree::{self, DEFAULT, done, json, refused, versions};
+
+fn which(volume: &Volume, path: &Path) -> String {
+    let outcome = volume.command().args(["key", "which"]).arg(path).output().expect("kmsfs key which");
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    String::from_utf8(outcome.stdout).expect("text")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+fn set_key(volume: &Volume, dir: &Path, key: &str, more: &[&str]) {
+    let outcome = volume.command().arg("set-key").arg(dir).arg(key).args(more).output().expect("kmsfs set-key");
+    assert!(outcome.status.success(), "{}", words(&outcome));
+}
+
+#[test]
+fn what_is_made_below_a_directory_takes_its_key() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    done(&volume, &["key", "create", "--alias", "alias/team"]);
+    fs::create_dir(mount.at("team")).expect("mkdir");
+    fs::write(mount.at("team/before"), b"x").expect("write");
+    set_key(&volume, &mount.at("team"), "alias/team", &[]);
+    fs::write(mount.at("team/after"), b"x").expect("write");
+    fs::create_dir_all(mount.at("team/deep/er")).expect("mkdir");
+    fs::write(mount.at("team/deep/er/file"), b"x").expect("write");
+    fs::write(mount.at("elsewhere"), b"x").expect("write");
+    assert!(which(&volume, &mount.at("team")).contains("alias/team"));
+    assert!(which(&volume, &mount.at("team/deep/er/file")).contains("alias/team"));
+    assert!(which(&volume, &mount.at("team/before")).contains(DEFAULT));
+    assert!(which(&volume, &mount.at("elsewhere")).contains(DEFAULT));
+    // A file keeps its key where it goes, as its content does.
+    fs::rename(mount.at("team/after"), mount.at("after")).expect("rename");
+    assert!(which(&volume, &mount.at("after")).contains("alias/team"));
+    set_key(&volume, &mount.at("team"), "alias/team", &["--rewrap"]);
+    assert!(which(&volume, &mount.at("team/before")).contains("alias/team"));
+    mount.unmount();
+    // The volume's own copy of the keystore knows of it.
+    let mut copied = volume.clone();
+    copied.keystore = volume.base().join("none");
+    let mount = copied.mount(&[]);
+    assert_eq!(fs::read(mount.at("team/deep/er/file")).expect("read"), b"x");
+}
+
+#[test]
+fn a_whole_volume_moves_to_another_key() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    tree::make(mount.dir());
+    done(&volume, &["key", "create", "--alias", "alias/new"]);
+    let plain = tree::contents(mount.dir());
+    let report = json(&volume, &["rewrap", text(mount.dir()), "--to-key", "alias/new"]);
+    assert_eq!((&report["failed"], &report["complete"]), (&0.into(), &true.into()), "{report}");
+    assert_eq!(versions(&volume, DEFAULT), [0]);
+    fs::write(mount.at("fresh"), b"x").expect("write");
+    assert!(which(&volume, &mount.at("fresh")).contains("alias/new"));
+    mount.unmount();
+    // Nothing needs the old key: not the header either.
+    done(&volume, &["key", "disable", DEFAULT]);
+    let mount = volume.mount(&[]);
+    let mut now = tree::contents(mount.dir());
+    now.remove(Path::new("fresh"));
+    assert!(now == plain);
+}
+
+#[test]
+fn a_key_is_set_only_for_directories_of_a_mount() {
+    let volume = Volume::new();
+    let said = refused(&volume, &["rewrap", text(&volume.backing), "--to-key", "alias/nowhere"]);
+    assert!(said.contains("alias/nowhere"), "{said}");
+    let outcome = volume.command().arg("set-key").arg(&volume.backing).arg(DEFAULT).output().expect("set-key");
+    assert!(!outcome.status.success() && words(&outcome).contains("not mounted"), "{}", words(&outcome));
+    let mount = volume.mount(&[]);
+    fs::write(mount.at("file"), b"x").expect("write");
+    let outcome = volume.command().arg("set-key").arg(mount.at("file")).arg(DEFAULT).output().expect("set-key");
+    assert!(!outcome.status.success() && words(&outcome).contains("no directory"), "{}", words(&outcome));
+}
