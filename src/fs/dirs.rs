@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Caller, KeyId, KeyOrigin};
 use crate::names::{Decoded, DirNames, EncodedName};
 use crate::sys::dir::Access;
@@ -200,7 +200,7 @@ impl EncryptedFs {
         let name = parent.encode(&location.name)?;
         let open = |access| -> Result<(OwnedFd, Option<Vec<u8>>)> {
             let fd = sys::dir::open_dir(parent.fd(), stored(&name), access)?;
-            let envelope = self.envelopes.load(fd.as_fd())?;
+            let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
             Ok((fd, envelope))
         };
         let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
@@ -239,7 +239,7 @@ impl EncryptedFs {
 
     /// Opens the root directory: the first thing a mount does.
     pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
-        let envelope = self.envelopes.load(fd.as_fd())?;
+        let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
         let (key, origin) = self.unlock_dir(caller, envelope, Place::ROOT)?;
         self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, origin)));
         Ok(())

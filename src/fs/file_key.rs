@@ -10,7 +10,7 @@ use super::open_file::{OpenFile, require_kind};
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::Caller;
 use crate::sys::{self, Errno};
 
@@ -69,7 +69,10 @@ impl EncryptedFs {
         if is_stored {
             return Ok((key, envelope));
         }
-        let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
+        let store = || {
+            let fd = file.backing.fd();
+            Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
+        };
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
                 self.relaxed(parent.fd(), stored(name), 0o200, store)
@@ -119,10 +122,12 @@ impl EncryptedFs {
     }
 
     pub(super) fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
-        match self.envelopes.load(file.backing.fd().as_fd()) {
+        let fd = file.backing.fd();
+        let object = Object::File { fd: fd.as_fd(), at: None };
+        match self.envelopes.load(object) {
             Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
                 self.at_location(caller, file.ino, |parent, name, _| {
-                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
+                    let load = || Ok(self.envelopes.load(object)?);
                     self.relaxed(parent.fd(), stored(name), 0o400, load)
                 })
             }

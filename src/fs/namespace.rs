@@ -10,7 +10,7 @@ use super::io::OpenMode;
 use super::open_file::is_long;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::{DataKey, derive, random};
-use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Caller, KeyOrigin};
 use crate::names::{EncodedName, NEW_DIRECTORY};
 use crate::sys::dir::{Access, RenameFlags};
@@ -215,7 +215,7 @@ impl EncryptedFs {
         sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
         let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
         let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::Directory, parent.place())?;
-        self.envelopes.create(fd.as_fd(), &envelope.encode())?;
+        self.envelopes.create(Object::Directory(fd.as_fd()), &envelope.encode())?;
         self.log_mirror(caller, &key, &envelope, parent.place())?;
         let stat = sys::stat::of_fd(&fd)?;
         let surplus = 0o700 & !perm;

@@ -144,13 +144,13 @@ impl EncryptedFs {
             FileKind::File | FileKind::Directory => {}
             _ => return Ok(()),
         }
-        self.with_envelope(ino, what.dir, stored(&what.name), |fd, old| {
+        self.with_envelope((ino, stat.kind), what.dir, stored(&what.name), |object, old| {
             let envelope = Envelope::parse(&old)?;
             if envelope.is_linked() {
                 return Ok(());
             }
             let (moving, settled) = self.sealer(caller).moving(&envelope, what.dir.place(), to.dir.place())?;
-            self.envelopes.replace(fd, &old, &moving.encode())?;
+            self.envelopes.replace(object, &old, &moving.encode())?;
             self.rebound(ino, settled);
             Ok(())
         })
@@ -167,13 +167,13 @@ impl EncryptedFs {
             // With more names than this one, it may be anywhere.
             file.set_home((stat.nlink <= 1).then(|| at.dir.clone()));
         }
-        let settled = self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
+        let settled = self.with_envelope((ino, stat.kind), at.dir, stored(&at.name), |object, old| {
             let envelope = Envelope::parse(&old)?;
             if !envelope.is_moving() {
                 return Ok(());
             }
             let settled = self.sealer(caller).rewrapped(&envelope, at.dir.place(), None)?;
-            self.envelopes.replace(fd, &old, &settled.encode())?;
+            self.envelopes.replace(object, &old, &settled.encode())?;
             self.rebound(ino, settled);
             Ok(())
         });

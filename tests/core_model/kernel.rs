@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use kmsfs::content::Durability;
 use kmsfs::crypto::Suite;
-use kmsfs::envelope::{NameForm, NewVolume, Volume, VolumeHeader, create_volume};
+use kmsfs::envelope::{NameForm, NewVolume, Placement, Volume, VolumeHeader, create_volume};
 use kmsfs::fs::{Attr, Caller, EncryptedFs, FileKind, FsConfig, Ino, Looked, OpenMode, Time, effective_uid};
 use kmsfs::kms::LocalKms;
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ impl Kernel {
         let (kms, key) = LocalKms::ephemeral();
         let caller = Caller { uid: effective_uid(), gid: 0, pid: std::process::id() };
         let labels = BTreeMap::new();
-        let new = NewVolume { key: &key, suite: Suite::Gcm4k, names, labels: &labels };
+        let new = NewVolume { key: &key, suite: Suite::Gcm4k, placement: Placement::Xattr, names, labels: &labels };
         let volume = create_volume(backing.path(), &kms, &caller, &new).unwrap();
         let mut kernel = Self {
             backing,
