@@ -24,6 +24,24 @@ enum SuiteName {
     Gcm,
 }
 
+/// Where wrapped keys can lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PlacementName {
+    /// In an extended attribute of each file and directory: the fastest
+    Xattr,
+    /// In a small file beside each file: for stores and copies without extended attributes
+    Sidecar,
+}
+
+impl From<PlacementName> for Placement {
+    fn from(placement: PlacementName) -> Self {
+        match placement {
+            PlacementName::Xattr => Self::Xattr,
+            PlacementName::Sidecar => Self::Sidecar,
+        }
+    }
+}
+
 /// How encrypted names can be written.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum NameWriting {
@@ -64,6 +82,9 @@ pub(super) struct Args {
     /// How contents are encrypted
     #[arg(long, value_enum, default_value_t = SuiteName::Gcm)]
     suite: SuiteName,
+    /// Where the wrapped keys lie on the backing store
+    #[arg(long, value_enum, default_value_t = PlacementName::Xattr)]
+    placement: PlacementName,
     /// How encrypted names are written on the backing store
     #[arg(long, value_enum, default_value_t = NameWriting::Base64url)]
     names: NameWriting,
@@ -164,7 +185,7 @@ fn make_volume(
         SuiteName::Gcm => Suite::Gcm4k,
     };
     let kms = LocalKms::fixed(keystore.keys());
-    let new = NewVolume { key, suite, placement: Placement::Xattr, names: args.names.into(), labels };
+    let new = NewVolume { key, suite, placement: args.placement.into(), names: args.names.into(), labels };
     let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
     volumes::note(keystore.dir(), &volume.header, &args.dir);
     let dir = args.dir.display();

@@ -16,6 +16,7 @@ mod holes;
 mod inline;
 mod meta;
 mod mirror;
+mod owner;
 mod place;
 mod read;
 mod resalt;
@@ -35,6 +36,7 @@ pub use meta::MIRROR_LEN;
 pub use mirror::{read_mirror, write_mirror};
 pub use suite::FileContent;
 pub use verify::Verified;
+pub use owner::is_sealed_under;
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -58,6 +58,17 @@ fn read(dir: BorrowedFd<'_>, sidecar: &str) -> io::Result<Option<Vec<u8>>> {
     Ok((!bytes.is_empty()).then_some(bytes))
 }
 
+/// Runs `change`, and gives the directory the modification time back that it had: users do not see sidecars come and go.
+fn keeping_mtime<T>(dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
+    let before = sys::stat::of_fd(dir);
+    let changed = change();
+    if let Ok(before) = before {
+        // Another user's directory keeps the new time.
+        let _ = sys::file::set_times(dir, SetTime::Keep, SetTime::At(before.mtime));
+    }
+    changed
+}
+
 /// Puts `bytes` in place of whatever is there. `durable`: on the disk before this returns, and never less than what was
 /// there before.
 fn write(dir: BorrowedFd<'_>, sidecar: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
@@ -75,23 +86,12 @@ fn write(dir: BorrowedFd<'_>, sidecar: &str, bytes: &[u8], durable: bool) -> io:
         }
         sys::dir::rename(dir, temporary.as_bytes(), dir, sidecar.as_bytes(), RenameFlags::empty())
     };
-    if let Err(error) = written() {
+    if let Err(error) = keeping_mtime(dir, written) {
         // Already failing: a leftover is harmless, and the first error is the one to tell.
         let _ = sys::dir::unlink(dir, temporary.as_bytes());
         return Err(error.into());
     }
     if durable { Ok(sys::dir::sync(dir)?) } else { Ok(()) }
-}
-
-/// Runs `change`, and gives the directory the modification time back that it had: users do not see sidecars come and go.
-fn keeping_mtime<T>(dir: BorrowedFd<'_>, change: impl FnOnce() -> T) -> T {
-    let before = sys::stat::of_fd(dir);
-    let changed = change();
-    if let Ok(before) = before {
-        // Another user's directory keeps the new time.
-        let _ = sys::file::set_times(dir, SetTime::Keep, SetTime::At(before.mtime));
-    }
-    changed
 }
 
 impl SidecarStore {
@@ -109,7 +109,7 @@ impl SidecarStore {
     /// Removes the sidecar of a name that is gone; says whether there was one.
     pub fn remove(&self, at: Entry<'_>) -> io::Result<bool> {
         let _changing = self.changing.lock();
-        match sys::dir::unlink(at.dir, sidecar_name(at.name).as_bytes()) {
+        match keeping_mtime(at.dir, || sys::dir::unlink(at.dir, sidecar_name(at.name).as_bytes())) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
@@ -132,7 +132,7 @@ impl EnvelopeStore for SidecarStore {
         if read(dir, &sidecar)?.is_some() {
             return Err(StoreError::Exists);
         }
-        Ok(keeping_mtime(dir, || write(dir, &sidecar, envelope, false))?)
+        Ok(write(dir, &sidecar, envelope, false)?)
     }
 
     fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError> {
@@ -141,7 +141,7 @@ impl EnvelopeStore for SidecarStore {
         if read(dir, &sidecar)?.as_deref() != Some(expected) {
             return Err(StoreError::Changed);
         }
-        Ok(keeping_mtime(dir, || write(dir, &sidecar, new, true))?)
+        Ok(write(dir, &sidecar, new, true)?)
     }
 
     fn sync(&self, object: Object<'_>) -> io::Result<()> {

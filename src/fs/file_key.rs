@@ -70,6 +70,9 @@ impl EncryptedFs {
             return Ok((key, envelope));
         }
         let store = || {
+            if self.envelopes.sidecars().is_some() {
+                return self.store_sidecar(caller, file, &envelope.encode());
+            }
             let fd = file.backing.fd();
             Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
         };
@@ -101,11 +104,7 @@ impl EncryptedFs {
     /// away, or a fresh one under the CMK of its directory (of the root, if it has no name left). A file with several
     /// links is bound to no directory. `places` must be held.
     pub(super) fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        if let Some(stored) = self.load_envelope(caller, file)? {
-            let envelope = Envelope::parse(&stored)?;
-            require_kind(&envelope, Kind::FileGcm)?;
-            let place = self.place_of(caller, file)?;
-            let key = self.sealer(caller).unlock(&envelope, place)?;
+        if let Some((key, envelope)) = self.stored_key(caller, file)? {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
@@ -121,7 +120,20 @@ impl EncryptedFs {
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
-    pub(super) fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
+    /// The key that an open file has, and its envelope. `places` must be held.
+    pub(super) fn stored_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
+        if let Some(sidecars) = self.envelopes.sidecars() {
+            return self.sidecar_key(caller, file, sidecars);
+        }
+        let Some(stored) = self.load_envelope(caller, file)? else { return Ok(None) };
+        let envelope = Envelope::parse(&stored)?;
+        require_kind(&envelope, Kind::FileGcm)?;
+        let place = self.place_of(caller, file)?;
+        let key = self.sealer(caller).unlock(&envelope, place)?;
+        Ok(Some((key, envelope)))
+    }
+
+    fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
         let fd = file.backing.fd();
         let object = Object::File { fd: fd.as_fd(), at: None };
         match self.envelopes.load(object) {

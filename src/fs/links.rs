@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::sidecars::Spot;
 use super::{EncryptedFs, Error, Ino, Location, Looked};
 use crate::envelope::{Envelope, EnvelopeStore, Object, Place};
 use crate::kms::Caller;
@@ -32,6 +33,10 @@ impl EncryptedFs {
     fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
         let found = self.at_location(caller, ino, |parent, from, stat| {
             let _places = self.places.hold_all();
+            if self.envelopes.sidecars().is_some() {
+                let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };
+                return self.link_with_sidecar(caller, spot, Spot { dir: to, name, file: None });
+            }
             if parent.ino != to.ino && stat.kind == FileKind::File {
                 self.bind_to_none(caller, ino, parent, stored(from))?;
             }
@@ -46,6 +51,10 @@ impl EncryptedFs {
         match (found, self.files.peek(ino)) {
             // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
             (Err(Error::Sys(Errno::STALE)), Some(file)) => {
+                if self.envelopes.sidecars().is_some() {
+                    // The sidecars are beside names that nobody knows here.
+                    return Err(Errno::NOENT.into());
+                }
                 let _places = self.places.hold_all();
                 let fd = file.backing.fd();
                 let object = Object::File { fd: fd.as_fd(), at: None };
@@ -60,6 +69,13 @@ impl EncryptedFs {
             }
             (found, _) => found,
         }
+    }
+
+    fn link_with_sidecar(&self, caller: &Caller, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
+        self.put_link(caller, from, to)?;
+        sys::dir::link(from.dir.fd(), from.name, to.dir.fd(), to.name)
+            .inspect_err(|_| self.drop_sidecar(to.dir, to.name))?;
+        Ok(())
     }
 
     /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
