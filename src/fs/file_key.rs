@@ -71,7 +71,7 @@ impl EncryptedFs {
         }
         let store = || {
             if self.envelopes.sidecars().is_some() {
-                return self.store_sidecar(caller, file, &envelope.encode());
+                return self.store_sidecar(caller, file, &envelope);
             }
             let fd = file.backing.fd();
             Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
@@ -123,7 +123,11 @@ impl EncryptedFs {
     /// The key that an open file has, and its envelope. `places` must be held.
     pub(super) fn stored_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
         if let Some(sidecars) = self.envelopes.sidecars() {
-            return self.sidecar_key(caller, file, sidecars);
+            let Some(found) = self.sidecar_key(caller, file, sidecars)? else { return Ok(None) };
+            if let Some(home) = found.home {
+                *file.home.lock() = Some(home);
+            }
+            return Ok(Some((found.key, found.envelope)));
         }
         let Some(stored) = self.load_envelope(caller, file)? else { return Ok(None) };
         let envelope = Envelope::parse(&stored)?;

@@ -8,6 +8,8 @@
 //! - names change only under `places`, locked for writing.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockWriteGuard;
 
@@ -30,6 +32,14 @@ pub(super) struct Move {
     new: Option<Envelope>,
     /// Opens the file that is there before.
     old: Option<Envelope>,
+}
+
+/// What a sidecar gave.
+pub(super) struct SidecarKey {
+    pub(super) key: DataKey,
+    pub(super) envelope: Envelope,
+    /// Where it was found; `None` for a file that has no name any more.
+    pub(super) home: Option<Arc<Dir>>,
 }
 
 /// A name in an open directory.
@@ -75,22 +85,27 @@ impl EncryptedFs {
         }
     }
 
-    /// Stores the first envelope of an open file beside its name. `places` must be held. A file without a name needs none.
-    pub(super) fn store_sidecar(&self, caller: &Caller, file: &OpenFile, envelope: &[u8]) -> Result<()> {
+    /// Stores the first envelope of an open file beside its name. `places` must be held. That of a file without a name
+    /// is kept in memory: nobody finds the file after a crash.
+    pub(super) fn store_sidecar(&self, caller: &Caller, file: &OpenFile, envelope: &Envelope) -> Result<()> {
+        let bytes = envelope.encode();
         let fd = file.backing.fd();
         let made = self.at_location(caller, file.ino, |parent, name, _| {
             let object = Object::file(fd.as_fd(), parent.fd(), stored(name));
-            self.in_dir(parent, || Ok(self.envelopes.create(object, envelope)?))
+            self.in_dir(parent, || Ok(self.envelopes.create(object, &bytes)?))
         });
         match made {
-            Err(Error::Sys(Errno::STALE)) => Ok(()),
+            Err(Error::Sys(Errno::STALE)) => {
+                let place = file.home().map_or(Place::Linked, |home| home.place());
+                *file.orphan.lock() = Some((envelope.clone(), place));
+                Ok(())
+            }
             made => made,
         }
     }
 
     /// Makes the sidecar of an open file durable, once for each time it is opened.
     pub(super) fn sync_sidecar(&self, caller: &Caller, file: &OpenFile) -> Result<()> {
-        use std::sync::atomic::Ordering;
         if self.envelopes.sidecars().is_none() || file.sidecar_synced.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -110,7 +125,8 @@ impl EncryptedFs {
         }
     }
 
-    /// The key of an open file and its envelope, out of the sidecar of one of its names. `places` must be held.
+    /// The key of an open file and its envelope, and the directory that this is bound to, out of the sidecar of one of its
+    /// names. `places` must be held.
     ///
     /// A sidecar that opens two files is settled on the way: this is the one that is here.
     pub(super) fn sidecar_key(
@@ -118,7 +134,7 @@ impl EncryptedFs {
         caller: &Caller,
         file: &OpenFile,
         sidecars: &SidecarStore,
-    ) -> Result<Option<(DataKey, Envelope)>> {
+    ) -> Result<Option<SidecarKey>> {
         let found = self.at_location(caller, file.ino, |parent, name, _| {
             Ok((parent.clone(), name.clone(), sidecars.get(Entry { dir: parent.fd(), name: stored(name) })?))
         });
@@ -139,16 +155,16 @@ impl EncryptedFs {
                 log::warn!("{}: its sidecar still opens another file, too: {error}", self.inodes.path(file.ino));
             }
         }
-        *file.home.lock() = Some(parent);
-        Ok(Some((key, alone)))
+        Ok(Some(SidecarKey { key, envelope: alone, home: Some(parent) }))
     }
 
     /// The key of an open file that has no name any more.
-    fn orphan_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
+    fn orphan_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<SidecarKey>> {
         let orphan = file.orphan.lock();
         let Some((envelope, place)) = &*orphan else { return Ok(None) };
         let fits = |key: &DataKey| is_key_of(&file.backing, key);
-        Ok(Some(self.sealer(caller).unlock_fitting(envelope, *place, fits)?))
+        let (key, envelope) = self.sealer(caller).unlock_fitting(envelope, *place, fits)?;
+        Ok(Some(SidecarKey { key, envelope, home: None }))
     }
 
     /// Before the file at `spot` may lose its last name: whoever has it open keeps its envelope.
@@ -246,7 +262,12 @@ impl EncryptedFs {
     pub(super) fn sidecar_xattrs(&self, caller: &Caller, ino: Ino, sidecars: &SidecarStore) -> Result<Option<Xattrs>> {
         let _places = self.places.hold(ino);
         if let Some(file) = self.files.peek(ino) {
-            return Ok(self.sidecar_key(caller, &file, sidecars)?.map(|(key, _)| Xattrs::new(&key)));
+            let known = file.envelope.lock().clone();
+            if let Some(envelope) = known {
+                let place = self.place_of(caller, &file)?;
+                return Ok(Some(Xattrs::new(&self.sealer(caller).unlock(&envelope, place)?)));
+            }
+            return Ok(self.sidecar_key(caller, &file, sidecars)?.map(|found| Xattrs::new(&found.key)));
         }
         self.at_location(caller, ino, |parent, name, stat| {
             let file = (stat.kind == FileKind::File).then_some(ino);
@@ -259,7 +280,7 @@ impl EncryptedFs {
     }
 
     /// After the rename: whoever has the file open shows its new envelope to the KMS from now on.
-    pub(super) fn follow_move(&self, ino: Ino, to: &std::sync::Arc<Dir>, planned: &Move) {
+    pub(super) fn follow_move(&self, ino: Ino, to: &Arc<Dir>, planned: &Move) {
         let Some(file) = self.files.peek(ino) else { return };
         if file.home().is_some_and(|home| home.ino == to.ino) {
             return;
