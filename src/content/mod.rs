@@ -34,9 +34,9 @@ pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
 pub use meta::MIRROR_LEN;
 pub use mirror::{read_mirror, write_mirror};
+pub use owner::is_sealed_under;
 pub use suite::FileContent;
 pub use verify::Verified;
-pub use owner::is_sealed_under;
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
