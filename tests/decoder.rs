@@ -14,8 +14,8 @@ use std::process::{Command, Output};
 use data_encoding::HEXLOWER;
 use kmsfs::crypto::{DataKey, Suite, derive, random};
 use kmsfs::envelope::{
-    Binder, Envelope, EnvelopeStore, Kind, LINKS_DIR, NameForm, NewVolume, Place, Sealer, Volume, XattrStore,
-    create_volume, root_envelope,
+    Binder, Envelope, EnvelopeStore, Kind, LINKS_DIR, NameForm, NewVolume, Object, Place, Placement, Sealer, Volume,
+    XattrStore, create_volume, root_envelope,
 };
 use kmsfs::kms::KeyId;
 use kmsfs::names::{DirNames, EncodedName, LongLink, NameEncoding, SealedLink, Symlinks, Xattrs};
@@ -77,7 +77,7 @@ impl Maker<'_> {
         let mirror = self.sealer.mirror(&envelope, self.place()).unwrap();
         fs::write(&path, inline(&key, &mirror, content)).unwrap();
         let file = File::open(&path).unwrap();
-        XattrStore::default().create(file.as_fd(), &change(envelope).encode()).unwrap();
+        XattrStore::default().create(Object::File { fd: file.as_fd(), at: None }, &change(envelope).encode()).unwrap();
         let xattrs = Xattrs::new(&key);
         let value = xattrs.seal_value(b"note", content);
         let stored = xattrs.encode_name(b"note").unwrap();
@@ -89,7 +89,8 @@ impl Maker<'_> {
         let (key, envelope) = self.create(Kind::Directory);
         let path = self.stored(name);
         fs::create_dir(&path).unwrap();
-        XattrStore::default().create(File::open(&path).unwrap().as_fd(), &envelope.encode()).unwrap();
+        let directory = File::open(&path).unwrap();
+        XattrStore::default().create(Object::Directory(directory.as_fd()), &envelope.encode()).unwrap();
         Self { path, key, ..*self }
     }
 
@@ -133,7 +134,13 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding) {
     let root = dir.path().join("tree");
     fs::create_dir(&root).unwrap();
     let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
-    let new = NewVolume { key: &KeyId("cmk-3".into()), suite: Suite::Gcm4k, names: form, labels: &labels };
+    let new = NewVolume {
+        key: &KeyId("cmk-3".into()),
+        suite: Suite::Gcm4k,
+        placement: Placement::Xattr,
+        names: form,
+        labels: &labels,
+    };
     let volume = create_volume(&root, &kms, &CALLER, &new).unwrap();
     let binder = Binder::new(&volume.header);
     let sealer = Sealer { binder: &binder, kms: &kms, caller: &CALLER };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::mounts;
-use crate::envelope::{VolumeHeader, XattrStore, root_envelope};
+use crate::envelope::{Envelopes, VolumeHeader, root_envelope};
 use crate::sys::background::MountFlags;
 use crate::sys::{self, Errno, background};
 
@@ -79,7 +79,7 @@ pub(super) fn find_program(name: &str) -> Option<PathBuf> {
 pub(super) fn backing(header: &VolumeHeader, read_only: bool) -> Result<MountFlags, Failure> {
     header.check_features(read_only)?;
     let root = header.root();
-    root_envelope(root, &XattrStore::default())?;
+    root_envelope(root, &Envelopes::new(header.placement()))?;
     let restrictions = background::restrictions(root).map_err(|error| Failure::io(root, "look at", &error))?;
     if restrictions.contains(MountFlags::RDONLY) && !read_only {
         let next = "mount the volume read-only, with --ro";

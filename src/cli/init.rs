@@ -10,7 +10,7 @@ use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
-use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, VolumeError, create_volume};
+use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume};
 use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
 use crate::sys;
 
@@ -22,6 +22,24 @@ const DEFAULT_KEY: &str = "alias/kmsfs/default";
 enum SuiteName {
     /// AES-256-GCM: notices every change
     Gcm,
+}
+
+/// Where wrapped keys can lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PlacementName {
+    /// In an extended attribute of each file and directory: the fastest
+    Xattr,
+    /// In a small file beside each file: for stores and copies without extended attributes
+    Sidecar,
+}
+
+impl From<PlacementName> for Placement {
+    fn from(placement: PlacementName) -> Self {
+        match placement {
+            PlacementName::Xattr => Self::Xattr,
+            PlacementName::Sidecar => Self::Sidecar,
+        }
+    }
 }
 
 /// How encrypted names can be written.
@@ -64,6 +82,9 @@ pub(super) struct Args {
     /// How contents are encrypted
     #[arg(long, value_enum, default_value_t = SuiteName::Gcm)]
     suite: SuiteName,
+    /// Where the wrapped keys lie on the backing store
+    #[arg(long, value_enum, default_value_t = PlacementName::Xattr)]
+    placement: PlacementName,
     /// How encrypted names are written on the backing store
     #[arg(long, value_enum, default_value_t = NameWriting::Base64url)]
     names: NameWriting,
@@ -104,7 +125,9 @@ fn check_vacant(dir: &Path) -> Result<(), Failure> {
         Err(error) => Err(Failure::io(dir, "read", &error)),
         Ok(_) if dir.join(KMSFS_DIR).join("volume.json").exists() => Err(VolumeError::Exists { root: root() }.into()),
         Ok(entries) => {
-            let foreign = |name: std::ffi::OsString| name != KMSFS_DIR && name != "lost+found";
+            // What an interrupted attempt left is for create_volume to judge.
+            let foreign =
+                |name: std::ffi::OsString| !name.to_string_lossy().starts_with(KMSFS_DIR) && name != "lost+found";
             let mut names = entries.flatten().map(|entry| entry.file_name());
             if names.any(foreign) { Err(VolumeError::NotEmpty { root: root() }.into()) } else { Ok(()) }
         }
@@ -162,7 +185,7 @@ fn make_volume(
         SuiteName::Gcm => Suite::Gcm4k,
     };
     let kms = LocalKms::fixed(keystore.keys());
-    let new = NewVolume { key, suite, names: args.names.into(), labels };
+    let new = NewVolume { key, suite, placement: args.placement.into(), names: args.names.into(), labels };
     let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
     volumes::note(keystore.dir(), &volume.header, &args.dir);
     let dir = args.dir.display();

@@ -16,6 +16,7 @@ mod holes;
 mod inline;
 mod meta;
 mod mirror;
+mod owner;
 mod place;
 mod read;
 mod resalt;
@@ -33,6 +34,7 @@ pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
 pub use meta::MIRROR_LEN;
 pub use mirror::{read_mirror, write_mirror};
+pub use owner::is_sealed_under;
 pub use suite::FileContent;
 pub use verify::Verified;
 

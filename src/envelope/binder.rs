@@ -25,7 +25,7 @@ const HEADER: &str = "kmsfs:header";
 pub enum EnvelopeError {
     /// The object has none.
     #[error(
-        "no envelope (attribute user.kmsf): the tree was copied without extended attributes; copy it again with them, see docs/operations.md"
+        "no envelope (attribute user.kmsf, or sidecar .kmsfs.*): the tree was copied without them; copy it again with them, see docs/operations.md"
     )]
     NoEnvelope,
     /// What is stored is no envelope.
@@ -142,6 +142,54 @@ impl Sealer<'_> {
         self.either(envelope, |blob| self.kms.decrypt(self.caller, &blob.0, &context))
     }
 
+    /// The same where a MOVING envelope may hold the keys of two objects, as a sidecar can: `fits` knows the key of this
+    /// one. With the envelope of that key alone.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Kms`], also if the key that fits may be the one that was refused.
+    pub fn unlock_fitting(
+        &self,
+        envelope: &Envelope,
+        place: Place,
+        fits: impl Fn(&DataKey) -> bool,
+    ) -> Result<(DataKey, Envelope), EnvelopeError> {
+        let context = self.context_of(envelope, place)?;
+        let Some(second) = &envelope.old_place else {
+            return Ok((self.kms.decrypt(self.caller, &envelope.blob.0, &context)?, envelope.clone()));
+        };
+        let (mut opened, mut refused) = (None, None);
+        for blob in [&envelope.blob, second] {
+            match self.kms.decrypt(self.caller, &blob.0, &context) {
+                Ok(key) => {
+                    let alone = Envelope { blob: blob.clone(), old_place: None, ..*envelope };
+                    if fits(&key) {
+                        return Ok((key, alone));
+                    }
+                    opened.get_or_insert((key, alone));
+                }
+                Err(error) if refused.is_none() || !is_wrong_context(&error) => refused = Some(error),
+                Err(_) => {}
+            }
+        }
+        match (opened, refused) {
+            (Some(opened), None) => Ok(opened),
+            (Some(opened), Some(error)) if is_wrong_context(&error) => Ok(opened),
+            (_, error) => Err(error.expect("each blob was opened or refused").into()),
+        }
+    }
+
+    /// The same key bound to the directory `to`, for an object at `from`, whether or not it was bound to any.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Kms`].
+    pub fn bound(&self, envelope: &Envelope, from: Place, to: Place) -> Result<Envelope, EnvelopeError> {
+        if from == to && !envelope.linked && !envelope.is_moving() {
+            return Ok(envelope.clone());
+        }
+        let blob = self.rewrap(envelope, from, None, &self.binder.context(envelope.kind, to))?;
+        Ok(Envelope { kind: envelope.kind, linked: to == Place::Linked, blob, old_place: None })
+    }
+
     /// What to store before and after an object is renamed from `from` to `to`: the MOVING envelope, then the final one.
     /// A LINKED envelope belongs to no place: both are the envelope itself.
     ///
@@ -179,14 +227,21 @@ impl Sealer<'_> {
     }
 
     /// The same key for the same place under the newest version of `key` (of its own CMK if `None`).
-    /// Of a MOVING envelope, only the part that opens at `place` is kept.
+    /// Of a MOVING envelope, what opens at `place` is kept: one part, or both of a sidecar that may serve two objects.
     ///
     /// # Errors
     /// [`EnvelopeError::Kms`].
     pub fn rewrapped(&self, envelope: &Envelope, place: Place, key: Option<&KeyId>) -> Result<Envelope, EnvelopeError> {
         let context = self.context_of(envelope, place)?;
-        let blob = self.rewrap(envelope, place, key, &context)?;
-        Ok(Envelope { kind: envelope.kind, linked: envelope.linked, blob, old_place: None })
+        let again = |blob: &CiphertextBlob| self.kms.re_encrypt(self.caller, &blob.0, &context, key, &context);
+        let plain = |blob| Envelope { blob, old_place: None, ..*envelope };
+        let Some(second) = &envelope.old_place else { return Ok(plain(again(&envelope.blob)?)) };
+        match (again(&envelope.blob), again(second)) {
+            (Ok(first), Ok(second)) => Ok(Envelope { old_place: Some(second), ..plain(first) }),
+            (Ok(blob), Err(error)) | (Err(error), Ok(blob)) if is_wrong_context(&error) => Ok(plain(blob)),
+            (Err(first), Err(second)) if is_wrong_context(&first) => Err(second.into()),
+            (Err(error), _) | (_, Err(error)) => Err(error.into()),
+        }
     }
 
     /// The encoded mirror of the key: 68 bytes with the embedded KMS.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -14,9 +15,13 @@ use crate::sys::{atomic, atomic::TEMPORARY_PREFIX};
 
 use super::keys_log::{KEYS_LOG, KeysLog};
 use super::lock::LOCK;
+use super::sidecar::DIRECTORY_SIDECAR;
 use super::volume::{BACKUP, PRIMARY};
-use super::{ATTRIBUTE, Access, Binder, EnvelopeStore, Kind, NameForm, Place, Sealer, StoreError, XattrStore};
-use super::{KMSFS_DIR, LINKS_DIR, Volume, VolumeError, VolumeHeader, lock};
+use super::{ATTRIBUTE, Access, Binder, EnvelopeStore, Envelopes, Kind, NameForm, Object, Place, Placement, Sealer};
+use super::{KMSFS_DIR, LINKS_DIR, StoreError, Volume, VolumeError, VolumeHeader, lock};
+
+/// What an interrupted attempt may have left of the root directory's envelope.
+const ROOT_SIDECARS: [&str; 2] = [DIRECTORY_SIDECAR, ".kmsfs.tmp.k"];
 
 /// The choices for a new volume.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +30,8 @@ pub struct NewVolume<'a> {
     pub key: &'a KeyId,
     /// The suite for new files.
     pub suite: Suite,
+    /// Where envelopes lie.
+    pub placement: Placement,
     /// How names are written.
     pub names: NameForm,
     /// Pairs for every encryption context; their keys may not begin with `kmsfs:`.
@@ -72,7 +79,9 @@ struct Parts<'a> {
 fn fill(root: &Path, parts: &Parts<'_>, header: &VolumeHeader) -> Result<(), VolumeError> {
     let _lock = lock(root, Access::Write)?;
     let directory = File::open(root).map_err(VolumeError::io(root))?;
-    match XattrStore::default().create(directory.as_fd(), parts.envelope) {
+    let root_object = Object::Directory(directory.as_fd());
+    let store = Envelopes::new(header.placement());
+    match store.create(root_object, parts.envelope) {
         Ok(()) => {}
         Err(StoreError::Io(e)) if xattr::is_unsupported(&e) => {
             return Err(VolumeError::NoXattrs { path: root.to_owned() });
@@ -88,7 +97,7 @@ fn fill(root: &Path, parts: &Parts<'_>, header: &VolumeHeader) -> Result<(), Vol
     for path in [&links, &root.join(KMSFS_DIR)] {
         atomic::sync_directory(path).map_err(VolumeError::io(path))?;
     }
-    directory.sync_all().map_err(VolumeError::io(root))?;
+    store.sync(root_object).and_then(|()| directory.sync_all()).map_err(VolumeError::io(root))?;
     header.store()?;
     // The caller may just have made `root`; one who may not even read its parent did not.
     let _ = atomic::sync_directory(&root.join(".."));
@@ -98,13 +107,37 @@ fn fill(root: &Path, parts: &Parts<'_>, header: &VolumeHeader) -> Result<(), Vol
 /// Undoes [`fill`]. Errors cannot matter: another one is being reported, and what is left is
 /// removed by the next attempt.
 fn remove_parts(root: &Path, envelope: &[u8]) {
-    let _ = fs::remove_dir_all(root.join(KMSFS_DIR));
-    let Ok(directory) = File::open(root) else { return };
-    let target = Target::Open(directory.as_fd());
     // Never another volume's envelope.
-    if matches!(xattr::get(target, ATTRIBUTE.as_bytes()), Ok(Some(found)) if found == envelope) {
-        let _ = xattr::remove(target, ATTRIBUTE.as_bytes());
+    if let Ok(directory) = File::open(root)
+        && foreign_envelope(&directory, Some(envelope)).is_none()
+    {
+        let _ = remove_envelope(root, &directory);
     }
+    let _ = fs::remove_dir_all(root.join(KMSFS_DIR));
+}
+
+/// The placement in which a directory has an envelope, other than `own`.
+fn foreign_envelope(directory: &File, own: Option<&[u8]>) -> Option<Placement> {
+    let is_foreign = |placement: &Placement| {
+        let found = Envelopes::new(*placement).load(Object::Directory(directory.as_fd()));
+        matches!(found, Ok(Some(found)) if Some(&found[..]) != own)
+    };
+    [Placement::Xattr, Placement::Sidecar].into_iter().find(is_foreign)
+}
+
+/// Removes the envelope of the root directory, wherever it is.
+fn remove_envelope(root: &Path, directory: &File) -> io::Result<()> {
+    match xattr::remove(Target::Open(directory.as_fd()), ATTRIBUTE.as_bytes()) {
+        Err(e) if xattr::is_unsupported(&e) => {}
+        removed => drop(removed?),
+    }
+    for sidecar in ROOT_SIDECARS {
+        match fs::remove_file(root.join(sidecar)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a directory in which something is, other than the remains of an interrupted attempt,
@@ -118,6 +151,7 @@ fn check_vacant(root: &Path) -> Result<(), VolumeError> {
             Some(KMSFS_DIR) => has_folder = true,
             // In the root of an ext4 filesystem, unavoidable and never shown.
             Some("lost+found") => {}
+            Some(name) if ROOT_SIDECARS.contains(&name) => {}
             _ => is_empty = false,
         }
     }
@@ -127,12 +161,15 @@ fn check_vacant(root: &Path) -> Result<(), VolumeError> {
     if !is_empty {
         return Err(VolumeError::NotEmpty { root: root.to_owned() });
     }
+    let directory = File::open(root).map_err(VolumeError::io(root))?;
     if !has_folder {
-        return Ok(());
+        return match foreign_envelope(&directory, None) {
+            Some(_) => Err(VolumeError::Foreign { root: root.to_owned() }),
+            None => Ok(()),
+        };
     }
     let _lock = lock(root, Access::Write)?;
-    let directory = File::open(root).map_err(VolumeError::io(root))?;
-    xattr::remove(Target::Open(directory.as_fd()), ATTRIBUTE.as_bytes()).map_err(VolumeError::io(root))?;
+    remove_envelope(root, &directory).map_err(VolumeError::io(root))?;
     let folder = root.join(KMSFS_DIR);
     fs::remove_dir_all(&folder).map_err(VolumeError::io(&folder))
 }

@@ -81,7 +81,7 @@ pub enum VolumeError {
         source: KmsError,
     },
     /// A backing store without user attributes.
-    #[error("{0} is on a filesystem without extended attributes (user.*), which hold the wrapped keys; use another one, or mount it with user_xattr", path.display())]
+    #[error("{0} is on a filesystem without extended attributes (user.*), which hold the wrapped keys; make the volume with --placement sidecar, or use another filesystem", path.display())]
     NoXattrs {
         /// The directory.
         path: PathBuf,
@@ -115,7 +115,7 @@ pub enum VolumeError {
         root: PathBuf,
     },
     /// The directory belongs to the backing tree of another volume.
-    #[error("{0} is a directory of another kmsfs volume (it has the attribute user.kmsf); choose a directory outside of it", root.display())]
+    #[error("{0} is a directory of another kmsfs volume (it has the attribute user.kmsf or the file .kmsfs.k); choose a directory outside of it", root.display())]
     Foreign {
         /// The directory.
         root: PathBuf,

@@ -17,6 +17,7 @@ mod error;
 mod keys_log;
 mod lock;
 mod record;
+mod sidecar;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -28,5 +29,6 @@ pub use error::VolumeError;
 pub use keys_log::{KeysLog, MirrorRecord};
 pub use lock::{Access, VolumeLock, lock};
 pub use record::{Envelope, Kind, MalformedEnvelope};
-pub use store::{ATTRIBUTE, EnvelopeStore, StoreError, XattrStore};
+pub use sidecar::{DIRECTORY_SIDECAR, FILE_SIDECAR, SidecarStore, sidecar_name};
+pub use store::{ATTRIBUTE, Entry, EnvelopeStore, Envelopes, Object, Placement, StoreError, XattrStore};
 pub use volume::{KMSFS_DIR, LINKS_DIR, NameForm, Source, Volume, VolumeHeader, root_envelope};

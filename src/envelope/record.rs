@@ -80,6 +80,19 @@ impl Envelope {
         self.old_place.as_ref()
     }
 
+    /// What opens the object of `self` and that of `other`: for a name that may lead to either after a crash. Both
+    /// must be bound to the directory of that name.
+    ///
+    /// # Errors
+    /// [`MalformedEnvelope`] if there is no such envelope: for different kinds, LINKED or MOVING ones.
+    pub fn or(&self, other: &Self) -> Result<Self, MalformedEnvelope> {
+        let is_plain = |envelope: &Self| !envelope.linked && !envelope.is_moving();
+        if self.kind != other.kind || !is_plain(self) || !is_plain(other) || u16::try_from(self.blob.0.len()).is_err() {
+            return Err(MalformedEnvelope);
+        }
+        Ok(Self { old_place: Some(other.blob.clone()), ..self.clone() })
+    }
+
     /// Reads the bytes of an envelope.
     ///
     /// # Errors

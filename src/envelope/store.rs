@@ -4,12 +4,70 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
+use super::SidecarStore;
 use crate::sys::xattr::{self, Mode, Target};
 
 /// The extended attribute that holds an envelope: four letters after the namespace, so that an
 /// envelope of 68 bytes stays inside a default ext4 inode.
 pub const ATTRIBUTE: &str = "user.kmsf";
+
+/// Where the envelopes of a volume lie: one placement for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// In an extended attribute of the object.
+    Xattr,
+    /// In a file of its own, beside a file or inside a directory.
+    Sidecar,
+}
+
+impl Placement {
+    /// The word for it in a volume header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xattr => "xattr",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+/// A name in the backing tree.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The directory, open for reading.
+    pub dir: BorrowedFd<'a>,
+    /// The stored name.
+    pub name: &'a [u8],
+}
+
+/// The object whose envelope is meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Object<'a> {
+    /// A directory, open for reading.
+    Directory(BorrowedFd<'a>),
+    /// A regular file.
+    File {
+        /// Open for reading or writing.
+        fd: BorrowedFd<'a>,
+        /// One of its names; `None` if it has none any more.
+        at: Option<Entry<'a>>,
+    },
+}
+
+impl<'a> Object<'a> {
+    /// The regular file called `name` in `dir`, open as `fd`.
+    pub fn file(fd: BorrowedFd<'a>, dir: BorrowedFd<'a>, name: &'a [u8]) -> Self {
+        Self::File { fd, at: Some(Entry { dir, name }) }
+    }
+
+    fn fd(self) -> BorrowedFd<'a> {
+        match self {
+            Self::Directory(fd) | Self::File { fd, .. } => fd,
+        }
+    }
+}
 
 /// Why an envelope was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -25,16 +83,19 @@ pub enum StoreError {
     Io(#[from] io::Error),
 }
 
-/// A placement of envelopes. Descriptors are those of the backing object, open for reading or writing.
+/// A placement of envelopes.
 pub trait EnvelopeStore: Send + Sync {
     /// The bytes of the object's envelope, if it has one.
-    fn load(&self, object: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>>;
+    fn load(&self, object: Object<'_>) -> io::Result<Option<Vec<u8>>>;
 
-    /// Gives the object its first envelope.
-    fn create(&self, object: BorrowedFd<'_>, envelope: &[u8]) -> Result<(), StoreError>;
+    /// Gives the object its first envelope. It is durable after [`EnvelopeStore::sync`] and a sync of the object.
+    fn create(&self, object: Object<'_>, envelope: &[u8]) -> Result<(), StoreError>;
 
-    /// Replaces the envelope `expected` by `new`.
-    fn replace(&self, object: BorrowedFd<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError>;
+    /// Replaces the envelope `expected` by `new`, so that a power cut leaves one of them.
+    fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes durable what a sync of the object itself does not cover.
+    fn sync(&self, object: Object<'_>) -> io::Result<()>;
 }
 
 /// Envelopes in the attribute `user.kmsf` of the backing file or directory.
@@ -47,25 +108,81 @@ pub struct XattrStore {
 }
 
 impl EnvelopeStore for XattrStore {
-    fn load(&self, object: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
-        xattr::get(Target::Open(object), ATTRIBUTE.as_bytes())
+    fn load(&self, object: Object<'_>) -> io::Result<Option<Vec<u8>>> {
+        xattr::get(Target::Open(object.fd()), ATTRIBUTE.as_bytes())
     }
 
-    fn create(&self, object: BorrowedFd<'_>, envelope: &[u8]) -> Result<(), StoreError> {
-        match xattr::set(Target::Open(object), ATTRIBUTE.as_bytes(), envelope, Mode::Create) {
+    fn create(&self, object: Object<'_>, envelope: &[u8]) -> Result<(), StoreError> {
+        match xattr::set(Target::Open(object.fd()), ATTRIBUTE.as_bytes(), envelope, Mode::Create) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::Exists),
             done => Ok(done?),
         }
     }
 
-    fn replace(&self, object: BorrowedFd<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError> {
+    fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError> {
         let _replacing = self.replacing.lock();
         if self.load(object)?.as_deref() != Some(expected) {
             return Err(StoreError::Changed);
         }
-        match xattr::set(Target::Open(object), ATTRIBUTE.as_bytes(), new, Mode::Replace) {
+        match xattr::set(Target::Open(object.fd()), ATTRIBUTE.as_bytes(), new, Mode::Replace) {
             Err(e) if xattr::is_missing(&e) => Err(StoreError::Changed),
             done => Ok(done?),
         }
+    }
+
+    fn sync(&self, _: Object<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The envelopes of a volume, wherever its header says that they lie.
+#[derive(Debug)]
+pub enum Envelopes {
+    /// See [`Placement::Xattr`].
+    Xattr(XattrStore),
+    /// See [`Placement::Sidecar`].
+    Sidecar(SidecarStore),
+}
+
+impl Envelopes {
+    /// Those of a volume with this placement.
+    pub fn new(placement: Placement) -> Self {
+        match placement {
+            Placement::Xattr => Self::Xattr(XattrStore::default()),
+            Placement::Sidecar => Self::Sidecar(SidecarStore::default()),
+        }
+    }
+
+    /// The sidecars, if that is what the volume has: they must follow the names.
+    pub fn sidecars(&self) -> Option<&SidecarStore> {
+        match self {
+            Self::Xattr(_) => None,
+            Self::Sidecar(store) => Some(store),
+        }
+    }
+
+    fn store(&self) -> &dyn EnvelopeStore {
+        match self {
+            Self::Xattr(store) => store,
+            Self::Sidecar(store) => store,
+        }
+    }
+}
+
+impl EnvelopeStore for Envelopes {
+    fn load(&self, object: Object<'_>) -> io::Result<Option<Vec<u8>>> {
+        self.store().load(object)
+    }
+
+    fn create(&self, object: Object<'_>, envelope: &[u8]) -> Result<(), StoreError> {
+        self.store().create(object, envelope)
+    }
+
+    fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError> {
+        self.store().replace(object, expected, new)
+    }
+
+    fn sync(&self, object: Object<'_>) -> io::Result<()> {
+        self.store().sync(object)
     }
 }

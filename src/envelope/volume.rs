@@ -17,7 +17,7 @@ use crate::kms::{Caller, CiphertextBlob, InvalidCiphertext, KeyId, Kms, KmsError
 use crate::sys::{atomic, xattr};
 
 use super::binder::{check_labels, volume_context};
-use super::{Envelope, EnvelopeError, EnvelopeStore, VolumeError};
+use super::{Envelope, EnvelopeError, EnvelopeStore, Object, Placement, VolumeError};
 
 /// The folder in the root of a backing tree.
 pub const KMSFS_DIR: &str = ".kmsfs";
@@ -68,19 +68,12 @@ struct Features {
     incompat: Vec<String>,
 }
 
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "lowercase")]
-enum Placement {
-    Xattr,
-}
-
 /// The known members. Unknown ones are kept in [`VolumeHeader::json`] and covered by the hash.
 #[derive(Deserialize)]
 struct Members {
     uuid: String,
     suite: String,
-    #[serde(rename = "placement")]
-    _placement: Placement,
+    placement: Placement,
     names: NameForm,
     context: BTreeMap<String, String>,
     key: KeyId,
@@ -97,6 +90,7 @@ pub struct VolumeHeader {
     ro_compat: Vec<String>,
     uuid: String,
     suite: Suite,
+    placement: Placement,
     names: NameForm,
     labels: BTreeMap<String, String>,
     key: KeyId,
@@ -193,6 +187,7 @@ impl VolumeHeader {
             ro_compat: features.ro_compat,
             uuid,
             suite,
+            placement: members.placement,
             names: members.names,
             labels: members.context,
             key: members.key,
@@ -214,7 +209,7 @@ impl VolumeHeader {
             "uuid": uuid,
             "features": { "compat": [], "ro_compat": [], "incompat": [] },
             "suite": new.suite.name(),
-            "placement": "xattr",
+            "placement": new.placement,
             "names": new.names,
             "context": new.labels,
             "key": new.key,
@@ -229,6 +224,7 @@ impl VolumeHeader {
             ro_compat: Vec::new(),
             uuid,
             suite: new.suite,
+            placement: new.placement,
             names: new.names,
             labels: new.labels.clone(),
             key: new.key.clone(),
@@ -351,6 +347,11 @@ impl VolumeHeader {
         self.suite
     }
 
+    /// Where envelopes lie.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
     /// How names are written.
     pub fn names(&self) -> NameForm {
         self.names
@@ -378,7 +379,7 @@ impl VolumeHeader {
 /// [`VolumeError::NoXattrs`]; [`VolumeError::RootEnvelope`] if it is missing or malformed.
 pub fn root_envelope(root: &Path, store: &dyn EnvelopeStore) -> Result<Envelope, VolumeError> {
     let directory = File::open(root).map_err(VolumeError::io(root))?;
-    match store.load(directory.as_fd()) {
+    match store.load(Object::Directory(directory.as_fd())) {
         Ok(Some(bytes)) => Envelope::parse(&bytes).map_err(VolumeError::malformed(root)),
         Ok(None) => Err(VolumeError::envelope(root)(EnvelopeError::NoEnvelope)),
         Err(e) if xattr::is_unsupported(&e) => Err(VolumeError::NoXattrs { path: root.to_owned() }),

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Caller, KeyId, KeyOrigin};
 use crate::names::{Decoded, DirNames, EncodedName};
 use crate::sys::dir::Access;
@@ -33,6 +33,8 @@ pub struct Dir {
     /// Its key, which also seals its extended attributes.
     pub key: DataKey,
     names: DirNames,
+    /// Long names lie in files and not in symlinks: the store need not have any.
+    sides_are_files: bool,
     /// What wrapped its key: its entries get their keys under the same CMK.
     origin: RwLock<KeyOrigin>,
     /// Whether it has a default ACL; unknown until asked, and again when the ACL is set.
@@ -68,7 +70,11 @@ impl Dir {
         match self.names.decode(stored)? {
             Decoded::Short(plain) => Ok(plain),
             Decoded::NeedsSide(side) => {
-                let target = sys::dir::read_link(self.fd(), side.as_bytes())?;
+                let target = if self.sides_are_files {
+                    side_file::read(self.fd(), &side)?
+                } else {
+                    sys::dir::read_link(self.fd(), side.as_bytes())?
+                };
                 Ok(self.names.decode_long(stored, &target)?)
             }
         }
@@ -98,9 +104,12 @@ impl Dir {
         *self.has_default_acl.write() = None;
     }
 
-    /// Makes the side symlink that a long name needs, before the name itself is made.
+    /// Makes the side symlink, or side file, that a long name needs, before the name itself is made.
     pub fn prepare(&self, name: &EncodedName) -> Result<()> {
         let EncodedName::Long { side, target, .. } = name else { return Ok(()) };
+        if self.sides_are_files {
+            return Ok(side_file::make(self.fd(), side, target.as_bytes())?);
+        }
         match sys::dir::make_symlink(self.fd(), side.as_bytes(), target.as_bytes()) {
             // Left by an operation that failed or was cut short: it says the same.
             Err(Errno::EXIST) | Ok(()) => Ok(()),
@@ -113,6 +122,43 @@ impl Dir {
         if let EncodedName::Long { side, .. } = name {
             let _ = sys::dir::unlink(self.fd(), side.as_bytes());
         }
+    }
+}
+
+/// Side symlinks in the shape of files: for stores that know no symlinks.
+mod side_file {
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use crate::sys::dir::{Access, RenameFlags};
+    use crate::sys::{self, Errno};
+
+    /// Longer than any sealed name.
+    const LEN_MAX: usize = 512;
+
+    pub fn read(dir: BorrowedFd<'_>, side: &str) -> Result<Vec<u8>, Errno> {
+        let file = sys::dir::open(dir, side.as_bytes(), Access::Read)?;
+        let mut text = vec![0; LEN_MAX];
+        let len = sys::file::read_at(file.as_fd(), &mut text, 0)?;
+        text.truncate(len);
+        Ok(text)
+    }
+
+    /// Durable before the name that needs it can be. One that is there was left by an operation that failed or was cut
+    /// short, and says the same.
+    pub fn make(dir: BorrowedFd<'_>, side: &str, text: &[u8]) -> Result<(), Errno> {
+        if sys::stat::at(dir, side.as_bytes()).is_ok() {
+            return Ok(());
+        }
+        let temporary = format!(".kmsfs.tmp.{:016x}", u64::from_le_bytes(crate::crypto::random::array()));
+        let made = || {
+            let file = sys::dir::create(dir, temporary.as_bytes(), 0o600)?;
+            sys::file::write_at(file.as_fd(), text, 0)?;
+            sys::file::sync_all(file.as_fd())?;
+            sys::dir::rename(dir, temporary.as_bytes(), dir, side.as_bytes(), RenameFlags::empty())
+        };
+        made().inspect_err(|_| {
+            let _ = sys::dir::unlink(dir, temporary.as_bytes());
+        })
     }
 }
 
@@ -200,7 +246,7 @@ impl EncryptedFs {
         let name = parent.encode(&location.name)?;
         let open = |access| -> Result<(OwnedFd, Option<Vec<u8>>)> {
             let fd = sys::dir::open_dir(parent.fd(), stored(&name), access)?;
-            let envelope = self.envelopes.load(fd.as_fd())?;
+            let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
             Ok((fd, envelope))
         };
         let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
@@ -231,6 +277,7 @@ impl EncryptedFs {
             fd,
             id: derive::directory_id(&key),
             names: DirNames::new(&key, self.name_encoding),
+            sides_are_files: self.envelopes.sidecars().is_some(),
             key,
             origin: RwLock::new(origin),
             has_default_acl: RwLock::new(None),
@@ -239,7 +286,7 @@ impl EncryptedFs {
 
     /// Opens the root directory: the first thing a mount does.
     pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
-        let envelope = self.envelopes.load(fd.as_fd())?;
+        let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
         let (key, origin) = self.unlock_dir(caller, envelope, Place::ROOT)?;
         self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, origin)));
         Ok(())

@@ -10,7 +10,7 @@ use super::open_file::{OpenFile, require_kind};
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::Caller;
 use crate::sys::{self, Errno};
 
@@ -69,7 +69,13 @@ impl EncryptedFs {
         if is_stored {
             return Ok((key, envelope));
         }
-        let store = || Ok(self.envelopes.create(file.backing.fd().as_fd(), &envelope.encode())?);
+        let store = || {
+            if self.envelopes.sidecars().is_some() {
+                return self.store_sidecar(caller, file, &envelope);
+            }
+            let fd = file.backing.fd();
+            Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
+        };
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
                 self.relaxed(parent.fd(), stored(name), 0o200, store)
@@ -98,11 +104,7 @@ impl EncryptedFs {
     /// away, or a fresh one under the CMK of its directory (of the root, if it has no name left). A file with several
     /// links is bound to no directory. `places` must be held.
     pub(super) fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        if let Some(stored) = self.load_envelope(caller, file)? {
-            let envelope = Envelope::parse(&stored)?;
-            require_kind(&envelope, Kind::FileGcm)?;
-            let place = self.place_of(caller, file)?;
-            let key = self.sealer(caller).unlock(&envelope, place)?;
+        if let Some((key, envelope)) = self.stored_key(caller, file)? {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
@@ -118,11 +120,30 @@ impl EncryptedFs {
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
-    pub(super) fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
-        match self.envelopes.load(file.backing.fd().as_fd()) {
+    /// The key that an open file has, and its envelope. `places` must be held.
+    pub(super) fn stored_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
+        if let Some(sidecars) = self.envelopes.sidecars() {
+            let Some(found) = self.sidecar_key(caller, file, sidecars)? else { return Ok(None) };
+            if let Some(home) = found.home {
+                *file.home.lock() = Some(home);
+            }
+            return Ok(Some((found.key, found.envelope)));
+        }
+        let Some(stored) = self.load_envelope(caller, file)? else { return Ok(None) };
+        let envelope = Envelope::parse(&stored)?;
+        require_kind(&envelope, Kind::FileGcm)?;
+        let place = self.place_of(caller, file)?;
+        let key = self.sealer(caller).unlock(&envelope, place)?;
+        Ok(Some((key, envelope)))
+    }
+
+    fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
+        let fd = file.backing.fd();
+        let object = Object::File { fd: fd.as_fd(), at: None };
+        match self.envelopes.load(object) {
             Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
                 self.at_location(caller, file.ino, |parent, name, _| {
-                    let load = || Ok(self.envelopes.load(file.backing.fd().as_fd())?);
+                    let load = || Ok(self.envelopes.load(object)?);
                     self.relaxed(parent.fd(), stored(name), 0o400, load)
                 })
             }

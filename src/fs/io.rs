@@ -156,6 +156,7 @@ impl EncryptedFs {
         let synced = file.sync(!data_only);
         let told = file.failures.tell(&handle.seen);
         synced.map_err(|error| self.report(file.ino, error)).and(told)?;
+        self.sync_sidecar(caller, file)?;
         if file.long_name.load(Ordering::Relaxed) {
             // The side symlink is an object of its own, which the sync of the file need not cover on every store.
             match self.at_location(caller, file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {

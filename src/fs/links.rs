@@ -1,12 +1,13 @@
 //! Hard links, and envelopes that are bound to no directory because of them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::sidecars::Spot;
 use super::{EncryptedFs, Error, Ino, Location, Looked};
-use crate::envelope::{Envelope, EnvelopeStore, Place};
+use crate::envelope::{Envelope, EnvelopeStore, Object, Place};
 use crate::kms::Caller;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, FileKind};
@@ -32,6 +33,10 @@ impl EncryptedFs {
     fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
         let found = self.at_location(caller, ino, |parent, from, stat| {
             let _places = self.places.hold_all();
+            if self.envelopes.sidecars().is_some() {
+                let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };
+                return self.link_with_sidecar(caller, spot, Spot { dir: to, name, file: None });
+            }
             if parent.ino != to.ino && stat.kind == FileKind::File {
                 self.bind_to_none(caller, ino, parent, stored(from))?;
             }
@@ -46,12 +51,17 @@ impl EncryptedFs {
         match (found, self.files.peek(ino)) {
             // None of its names is known, but someone holds it open: link(2) through /proc/self/fd.
             (Err(Error::Sys(Errno::STALE)), Some(file)) => {
+                if self.envelopes.sidecars().is_some() {
+                    // The sidecars are beside names that nobody knows here.
+                    return Err(Errno::NOENT.into());
+                }
                 let _places = self.places.hold_all();
                 let fd = file.backing.fd();
+                let object = Object::File { fd: fd.as_fd(), at: None };
                 if let Some(home) = file.home()
-                    && let Some(old) = self.envelopes.load(fd.as_fd())?
+                    && let Some(old) = self.envelopes.load(object)?
                 {
-                    self.store_linked(caller, ino, (fd.as_fd(), home.place()), &old)?;
+                    self.store_linked(caller, ino, (object, home.place()), &old)?;
                 }
                 sys::dir::link_fd(fd.as_fd(), to.fd(), name)?;
                 file.set_home(None);
@@ -61,29 +71,38 @@ impl EncryptedFs {
         }
     }
 
-    /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
-    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
-        self.with_envelope(ino, parent, name, |fd, old| self.store_linked(caller, ino, (fd, parent.place()), &old))
+    fn link_with_sidecar(&self, caller: &Caller, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
+        self.put_link(caller, from, to)?;
+        sys::dir::link(from.dir.fd(), from.name, to.dir.fd(), to.name)
+            .inspect_err(|_| self.drop_sidecar(to.dir, to.name))?;
+        Ok(())
     }
 
-    fn store_linked(&self, caller: &Caller, ino: Ino, (fd, place): (BorrowedFd<'_>, Place), old: &[u8]) -> Result<()> {
+    /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
+    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
+        self.with_envelope((ino, FileKind::File), parent, name, |object, old| {
+            self.store_linked(caller, ino, (object, parent.place()), &old)
+        })
+    }
+
+    fn store_linked(&self, caller: &Caller, ino: Ino, (object, place): (Object<'_>, Place), old: &[u8]) -> Result<()> {
         let envelope = Envelope::parse(old)?;
         if envelope.is_linked() {
             return Ok(());
         }
         let linked = self.sealer(caller).linked(&envelope, place)?;
-        self.envelopes.replace(fd, old, &linked.encode())?;
+        self.envelopes.replace(object, old, &linked.encode())?;
         self.rebound(ino, linked);
         Ok(())
     }
 
-    /// Calls `act` with a descriptor and the stored envelope of an object, if it has one.
+    /// Calls `act` with an object, a file or a directory, and its stored envelope, if it has one.
     pub(super) fn with_envelope(
         &self,
-        ino: Ino,
+        (ino, kind): (Ino, FileKind),
         parent: &Dir,
         name: &[u8],
-        act: impl Fn(BorrowedFd<'_>, Vec<u8>) -> Result<()>,
+        act: impl Fn(Object<'_>, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         self.relaxed(parent.fd(), name, 0o600, || {
             let open = self.files.peek(ino).map(|file| file.backing.fd());
@@ -91,8 +110,12 @@ impl EncryptedFs {
                 Some(fd) => fd,
                 None => Arc::new(sys::dir::open(parent.fd(), name, Access::Read)?),
             };
-            match self.envelopes.load(fd.as_fd())? {
-                Some(old) => act(fd.as_fd(), old),
+            let object = match kind {
+                FileKind::Directory => Object::Directory(fd.as_fd()),
+                _ => Object::file(fd.as_fd(), parent.fd(), name),
+            };
+            match self.envelopes.load(object)? {
+                Some(old) => act(object, old),
                 None => Ok(()),
             }
         })

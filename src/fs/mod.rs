@@ -28,7 +28,9 @@ mod namespace;
 mod open_file;
 mod places;
 mod relax;
+mod removal;
 mod rename;
+mod sidecars;
 mod sizes;
 mod symlink;
 pub mod upkeep;
@@ -56,7 +58,7 @@ pub use crate::sys::xattr::Mode as XattrMode;
 pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
-use crate::envelope::{Binder, KeysLog, NameForm, Sealer, Volume, XattrStore};
+use crate::envelope::{Binder, Envelopes, KeysLog, NameForm, Sealer, Volume};
 use crate::kms::Kms;
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
@@ -94,7 +96,7 @@ pub struct EncryptedFs {
     root_id: (u64, u64),
     kms: Arc<dyn Kms>,
     binder: Binder,
-    envelopes: XattrStore,
+    envelopes: Envelopes,
     name_encoding: NameEncoding,
     symlinks: Symlinks,
     long_links: LongLinks,
@@ -126,7 +128,7 @@ impl EncryptedFs {
             root_id: (stat.dev, stat.ino),
             kms,
             binder: Binder::new(&volume.header),
-            envelopes: XattrStore::default(),
+            envelopes: Envelopes::new(volume.header.placement()),
             name_encoding: match volume.header.names() {
                 NameForm::Base64Url => NameEncoding::Base64Url,
                 NameForm::Base32 => NameEncoding::Base32,

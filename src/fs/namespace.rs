@@ -8,11 +8,13 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::io::OpenMode;
 use super::open_file::is_long;
+use super::removal::unseen_name;
+use super::sidecars::Spot;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
-use crate::crypto::{DataKey, derive, random};
-use crate::envelope::{Envelope, EnvelopeStore, Kind, Place};
+use crate::crypto::{DataKey, derive};
+use crate::envelope::{Envelope, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Caller, KeyOrigin};
-use crate::names::{EncodedName, NEW_DIRECTORY};
+use crate::names::EncodedName;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
 
@@ -73,14 +75,16 @@ impl EncryptedFs {
         let perm = dir.creation_perm(new.perm, new.umask)?;
         let key = self.key_for(caller, &dir)?;
         dir.prepare(&encoded)?;
-        let fd = match sys::dir::create(dir.fd(), stored(&encoded), perm) {
+        let fd = match self.make_file(&dir, stored(&encoded), perm) {
             Ok(fd) => fd,
-            Err(Errno::EXIST) if !mode.exclusive => return self.open_existing(caller, &dir, &encoded, name, mode),
+            Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
+                return self.open_existing(caller, &dir, &encoded, name, mode);
+            }
             Err(error) => {
-                if error != Errno::EXIST {
+                if error.errno() != Errno::EXIST {
                     dir.retire(&encoded);
                 }
-                return Err(error.into());
+                return Err(error);
             }
         };
         let made = self.give_to_caller(caller, &dir, &fd).and_then(|()| Ok(sys::stat::of_fd(&fd)?));
@@ -96,6 +100,12 @@ impl EncryptedFs {
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
         let handle = self.new_handle(caller, file, mode);
         Ok(Created { looked, handle })
+    }
+
+    fn make_file(&self, dir: &Dir, name: &[u8], perm: u32) -> Result<OwnedFd> {
+        let _names = self.names_lock();
+        self.clear_stale(dir, name)?;
+        Ok(sys::dir::create(dir.fd(), name, perm)?)
     }
 
     fn open_existing(
@@ -151,7 +161,10 @@ impl EncryptedFs {
         let dir = self.dir(caller, at.parent)?;
         let encoded = dir.encode(&at.name)?;
         dir.prepare(&encoded)?;
-        if let Err(error) = make(&dir, &encoded) {
+        let names = self.names_lock();
+        let made = make(&dir, &encoded);
+        drop(names);
+        if let Err(error) = made {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
             }
@@ -172,7 +185,10 @@ impl EncryptedFs {
     /// Makes a fifo, socket, device node or empty regular file.
     pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
         let perm = self.dir(caller, at.parent)?.creation_perm(new.perm, new.umask)?;
-        self.make(caller, at, |dir, name| Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?))
+        self.make(caller, at, |dir, name| {
+            self.clear_stale(dir, stored(name))?;
+            Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
+        })
     }
 
     /// Makes a symlink.
@@ -187,14 +203,15 @@ impl EncryptedFs {
         let parent = self.dir(caller, at.parent)?;
         let encoded = parent.encode(&at.name)?;
         let perm = parent.creation_perm(new.perm, new.umask)?;
-        let temporary = format!("{NEW_DIRECTORY}{:016x}", u64::from_le_bytes(random::array()));
+        let temporary = unseen_name();
         parent.prepare(&encoded)?;
         let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
+            let _names = self.names_lock();
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });
         let (fd, (key, origin)) = made.inspect_err(|error| {
-            let _ = sys::dir::remove_dir(parent.fd(), temporary.as_bytes());
+            let _ = self.discard(&parent, temporary.as_bytes());
             if error.errno() != Errno::EXIST {
                 parent.retire(&encoded);
             }
@@ -215,8 +232,10 @@ impl EncryptedFs {
         sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
         let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
         let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::Directory, parent.place())?;
-        self.envelopes.create(fd.as_fd(), &envelope.encode())?;
+        self.envelopes.create(Object::Directory(fd.as_fd()), &envelope.encode())?;
         self.log_mirror(caller, &key, &envelope, parent.place())?;
+        // Once it has its name it must never be without its key, not even after a power cut.
+        self.envelopes.sync(Object::Directory(fd.as_fd()))?;
         let stat = sys::stat::of_fd(&fd)?;
         let surplus = 0o700 & !perm;
         self.give_to_caller(caller, parent, &fd)?;
@@ -224,6 +243,18 @@ impl EncryptedFs {
             sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
         }
         Ok((fd, (key, self.origin_of(&envelope)?)))
+    }
+
+    fn unlink_backing(&self, dir: &Dir, name: &EncodedName) -> Result<()> {
+        let _names = self.names_lock();
+        if self.envelopes.sidecars().is_some() {
+            let stat = self.stat_in(dir, name)?;
+            let file = if stat.kind == FileKind::File { Some(self.ino_of(&stat)?) } else { None };
+            self.keep_envelope(Spot { dir, name: stored(name), file })?;
+        }
+        sys::dir::unlink(dir.fd(), stored(name))?;
+        self.drop_sidecar(dir, stored(name));
+        Ok(())
     }
 
     /// Removes a name that is not a directory's.
@@ -234,61 +265,16 @@ impl EncryptedFs {
         let at = Location::new(parent, name);
         let long_link = self.long_links.take(&at);
         let home = if long_link { self.home_to_remove(&dir, stored(&encoded)) } else { None };
-        if let Err(error) = sys::dir::unlink(dir.fd(), stored(&encoded)) {
+        if let Err(error) = self.unlink_backing(&dir, &encoded) {
             if long_link {
                 self.long_links.note(at);
             }
-            return Err(error.into());
+            return Err(error);
         }
         if let Some(home) = home {
             self.long_links.remove(&home);
         }
         dir.retire(&encoded);
-        Ok(())
-    }
-
-    /// Removes an empty directory.
-    pub fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        self.writable()?;
-        let dir = self.dir(caller, parent)?;
-        let encoded = dir.encode(name)?;
-        match sys::dir::remove_dir(dir.fd(), stored(&encoded)) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                self.remove_leftovers(&dir, stored(&encoded))?;
-                sys::dir::remove_dir(dir.fd(), stored(&encoded))?;
-            }
-            other => other?,
-        }
-        dir.retire(&encoded);
-        Ok(())
-    }
-
-    /// Removes what interrupted operations left in a directory that is otherwise empty.
-    ///
-    /// # Errors
-    /// ENOTEMPTY if there is anything else; then nothing was removed.
-    pub(super) fn remove_leftovers(&self, parent: &Dir, name: &[u8]) -> Result<()> {
-        let open = || Ok(sys::dir::open_dir(parent.fd(), name, Access::Read)?);
-        let fd = self.relaxed(parent.fd(), name, 0o700, open)?;
-        let mut leftovers = Vec::new();
-        let mut empty = true;
-        sys::dir::list(fd.as_fd(), 0, |entry| {
-            if entry.name == b"." || entry.name == b".." {
-                return true;
-            }
-            empty = crate::names::is_internal(entry.name);
-            leftovers.push((entry.name.to_vec(), entry.kind));
-            empty
-        })?;
-        if !empty {
-            return Err(Errno::NOTEMPTY.into());
-        }
-        for (name, kind) in leftovers {
-            match kind {
-                Some(FileKind::Directory) => sys::dir::remove_dir(fd.as_fd(), &name)?,
-                _ => sys::dir::unlink(fd.as_fd(), &name)?,
-            }
-        }
         Ok(())
     }
 

@@ -45,6 +45,10 @@ pub struct OpenFile {
     pub(super) queued: AtomicBool,
     /// What the background thread could not do.
     pub(super) failures: Failures,
+    /// What its sidecar said when its last known name went, and where: it has no sidecar any more.
+    pub(super) orphan: Mutex<Option<(Envelope, Place)>>,
+    /// Whether its sidecar is surely on the disk.
+    pub(super) sidecar_synced: AtomicBool,
     /// Whether its name is a long one: then syncing it must make the side symlink durable too.
     pub long_name: AtomicBool,
 }
@@ -62,6 +66,8 @@ impl OpenFile {
             pinned_mtime: Mutex::new(None),
             queued: AtomicBool::new(false),
             failures: Failures::default(),
+            orphan: Mutex::new(None),
+            sidecar_synced: AtomicBool::new(false),
             long_name: AtomicBool::new(false),
         }
     }
@@ -273,11 +279,7 @@ impl EncryptedFs {
             }
             return Ok(());
         }
-        let place = self.place_of(caller, file)?;
-        let stored = self.load_envelope(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
-        let loaded = Envelope::parse(&stored)?;
-        require_kind(&loaded, Kind::FileGcm)?;
-        let key = self.sealer(caller).unlock(&loaded, place)?;
+        let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
         let key = ContentKey { key, mirror: None };
         let content = FileContent::open(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
         self.sizes.compare(file.ino, backing_len, content.size())?;

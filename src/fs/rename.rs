@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::sidecars::{Move, Spot};
 use super::{EncryptedFs, Error, Ino, Location};
 use crate::envelope::{Envelope, EnvelopeStore};
 use crate::kms::Caller;
@@ -19,6 +20,13 @@ struct Side<'a> {
     found: Option<(Ino, Stat)>,
     /// The home of a long symlink that this rename replaces.
     home: Option<String>,
+}
+
+impl<'a> Side<'a> {
+    fn spot(&'a self) -> Spot<'a> {
+        let file = self.found.filter(|(_, stat)| stat.kind == FileKind::File).map(|(ino, _)| ino);
+        Spot { dir: self.dir, name: stored(&self.name), file }
+    }
 }
 
 impl EncryptedFs {
@@ -103,7 +111,51 @@ impl EncryptedFs {
     fn rename_backing(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let across = from.dir.ino != to.dir.ino;
-        let _places = across.then(|| self.places.hold_all());
+        let follows = self.envelopes.sidecars().is_some();
+        if follows && flags.contains(RenameFlags::NOREPLACE) && to.found.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        let _places = (across || follows).then(|| self.places.hold_all());
+        let moves = self.announce_sidecars(caller, from, to, exchange)?;
+        let renamed = self.rename_between(caller, from, to, flags);
+        self.settle_sidecars(from, to, &moves, renamed.is_ok());
+        renamed
+    }
+
+    /// What is done for sidecars before a rename: one move, or two in opposite directions. Empty without sidecars.
+    fn announce_sidecars(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, exchange: bool) -> Result<Vec<Move>> {
+        if self.envelopes.sidecars().is_none() {
+            return Ok(Vec::new());
+        }
+        self.keep_envelope(to.spot())?;
+        let mut moves = vec![self.plan_move(caller, from.spot(), to.spot())?];
+        if exchange {
+            moves.push(self.plan_move(caller, to.spot(), from.spot())?);
+        }
+        for (planned, at) in moves.iter().zip([to, from]) {
+            if let Err(error) = self.announce(at.spot(), planned) {
+                self.settle_sidecars(from, to, &moves, false);
+                return Err(error);
+            }
+        }
+        Ok(moves)
+    }
+
+    fn settle_sidecars(&self, from: &Side<'_>, to: &Side<'_>, moves: &[Move], renamed: bool) {
+        for (planned, (what, at)) in moves.iter().zip([(from, to), (to, from)]) {
+            self.settle_move(at.spot(), planned, renamed);
+            if let Some(ino) = what.spot().file.filter(|_| renamed) {
+                self.follow_move(ino, at.dir, planned);
+            }
+        }
+        if renamed && moves.len() == 1 {
+            self.drop_sidecar(from.dir, stored(&from.name));
+        }
+    }
+
+    fn rename_between(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let across = from.dir.ino != to.dir.ino;
         if across {
             self.announce_move(caller, from, to)?;
             if exchange && let Err(error) = self.announce_move(caller, to, from) {
@@ -113,9 +165,9 @@ impl EncryptedFs {
         }
         let rename = || sys::dir::rename(from.dir.fd(), stored(&from.name), to.dir.fd(), stored(&to.name), flags);
         let renamed = match rename() {
-            // What an interrupted operation left in the directory that is replaced.
+            // What is kmsfs's own in the directory that is replaced.
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.replaces_directory(to, flags) => {
-                self.remove_leftovers(to.dir, stored(&to.name)).and_then(|()| Ok(rename()?))
+                self.with_aside(to.dir, stored(&to.name), || Ok(rename()?))
             }
             other => other.map_err(Error::from),
         };
@@ -138,19 +190,20 @@ impl EncryptedFs {
     fn announce_move(&self, caller: &Caller, what: &Side<'_>, to: &Side<'_>) -> Result<()> {
         let Some((ino, stat)) = what.found else { return Ok(()) };
         match stat.kind {
+            FileKind::File if self.envelopes.sidecars().is_some() => return Ok(()),
             FileKind::File if stat.nlink > 1 => {
                 return self.bind_to_none(caller, ino, what.dir, stored(&what.name));
             }
             FileKind::File | FileKind::Directory => {}
             _ => return Ok(()),
         }
-        self.with_envelope(ino, what.dir, stored(&what.name), |fd, old| {
+        self.with_envelope((ino, stat.kind), what.dir, stored(&what.name), |object, old| {
             let envelope = Envelope::parse(&old)?;
             if envelope.is_linked() {
                 return Ok(());
             }
             let (moving, settled) = self.sealer(caller).moving(&envelope, what.dir.place(), to.dir.place())?;
-            self.envelopes.replace(fd, &old, &moving.encode())?;
+            self.envelopes.replace(object, &old, &moving.encode())?;
             self.rebound(ino, settled);
             Ok(())
         })
@@ -160,20 +213,21 @@ impl EncryptedFs {
     /// object still opens, in both directories; the next move mends it.
     fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) {
         let Some((ino, stat)) = what.found else { return };
-        if !matches!(stat.kind, FileKind::File | FileKind::Directory) {
+        let has_own = stat.kind == FileKind::File && self.envelopes.sidecars().is_none();
+        if !has_own && stat.kind != FileKind::Directory {
             return;
         }
         if let Some(file) = self.files.peek(ino) {
             // With more names than this one, it may be anywhere.
             file.set_home((stat.nlink <= 1).then(|| at.dir.clone()));
         }
-        let settled = self.with_envelope(ino, at.dir, stored(&at.name), |fd, old| {
+        let settled = self.with_envelope((ino, stat.kind), at.dir, stored(&at.name), |object, old| {
             let envelope = Envelope::parse(&old)?;
             if !envelope.is_moving() {
                 return Ok(());
             }
             let settled = self.sealer(caller).rewrapped(&envelope, at.dir.place(), None)?;
-            self.envelopes.replace(fd, &old, &settled.encode())?;
+            self.envelopes.replace(object, &old, &settled.encode())?;
             self.rebound(ino, settled);
             Ok(())
         });

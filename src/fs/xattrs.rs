@@ -169,9 +169,11 @@ impl EncryptedFs {
         if let Some(dir) = &owner.dir {
             return Ok(Some(Xattrs::new(&dir.key)));
         }
-        let Some(stored) = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())? else {
-            return Ok(None);
-        };
+        let stored = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())?;
+        if let Some(sidecars) = self.envelopes.sidecars() {
+            return self.sidecar_xattrs(caller, ino, sidecars);
+        }
+        let Some(stored) = stored else { return Ok(None) };
         let envelope = Envelope::parse(&stored)?;
         let _held = self.places.hold(ino);
         let place = self.place_by_name(caller, ino)?;

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::harness::skipped_in_plain_mode;
+use kmsfs::envelope::{DIRECTORY_SIDECAR, sidecar_name};
+
+use crate::harness::{sidecars, skipped_in_plain_mode};
 use crate::ops::{
     Errno, get_xattr, list_xattrs, mkdir, names, pattern, read, remove_xattr, rename, said, set_xattr, write,
 };
@@ -15,14 +17,39 @@ const SIZES: [usize; 2] = [3000, 20_000];
 
 type Change = fn(&mut Vec<u8>);
 
+/// Where the envelope of a backing object is if it has a file of its own.
+fn sidecar(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        return path.join(DIRECTORY_SIDECAR);
+    }
+    path.with_file_name(sidecar_name(path.file_name().expect("a name").as_encoded_bytes()))
+}
+
 fn envelope(path: &Path) -> Vec<u8> {
+    if sidecars() {
+        return read(&sidecar(path));
+    }
     get_xattr(path, ENVELOPE).unwrap_or_else(|e| panic!("envelope of {}: {e}", path.display()))
+}
+
+fn set_envelope(path: &Path, bytes: &[u8]) {
+    if sidecars() {
+        return write(&sidecar(path), bytes);
+    }
+    set_xattr(path, ENVELOPE, bytes).expect("set");
+}
+
+fn remove_envelope(path: &Path) {
+    if sidecars() {
+        return fs::remove_file(sidecar(path)).expect("remove");
+    }
+    remove_xattr(path, ENVELOPE).expect("remove");
 }
 
 fn exchange_envelopes(a: &Path, b: &Path) {
     let (first, second) = (envelope(a), envelope(b));
-    set_xattr(a, ENVELOPE, &second).expect("set");
-    set_xattr(b, ENVELOPE, &first).expect("set");
+    set_envelope(a, &second);
+    set_envelope(b, &first);
 }
 
 /// Two directories with the same names inside: `x/KIND-SIZE`, `y/KIND-SIZE`, content by directory.
@@ -90,9 +117,9 @@ fn an_edited_or_missing_envelope_opens_nothing() {
         let mut bytes = envelope(&path);
         edit(&mut bytes);
         if bytes.is_empty() {
-            remove_xattr(&path, ENVELOPE).expect("remove");
+            remove_envelope(&path);
         } else {
-            set_xattr(&path, ENVELOPE, &bytes).expect("set");
+            set_envelope(&path, &bytes);
         }
     }
     let mount = victim.mount();
@@ -112,7 +139,7 @@ fn a_mirror_is_no_envelope() {
         let path = victim.backing(format!("x/{name}"));
         let mirror = read(&path)[152..220].to_vec();
         assert!(mirror.iter().any(|&byte| byte != 0), "there is a mirror");
-        set_xattr(&path, ENVELOPE, &mirror).expect("set");
+        set_envelope(&path, &mirror);
     }
     let mount = victim.mount();
     for (name, size) in &all {
@@ -130,6 +157,9 @@ fn files_moved_to_another_directory_do_not_open() {
     for (name, _) in &all {
         let (first, second) = (victim.backing(format!("x/{name}")), victim.backing(format!("y/{name}")));
         rename(&first, &second, rustix::fs::RenameFlags::EXCHANGE).expect("exchange");
+        if sidecars() {
+            exchange_envelopes(&first, &second);
+        }
     }
     // one more, under the name that it had at home
     let stray = victim.backing(format!("x/{}", all[0].0));
@@ -176,7 +206,7 @@ fn directories_moved_or_given_other_envelopes_stay_closed() {
     rename(&victim.backing("x/moved"), &victim.backing("y/moved"), exchange).expect("exchange");
     exchange_envelopes(&victim.backing("x/keys"), &victim.backing("y/keys"));
     exchange_envelopes(&victim.backing("x/same1"), &victim.backing("x/same2"));
-    remove_xattr(&victim.backing("x/bare"), ENVELOPE).expect("remove");
+    remove_envelope(&victim.backing("x/bare"));
     let mount = victim.mount();
     for name in ["x/moved", "y/moved", "x/keys", "y/keys", "x/bare", "x/same1", "x/same2"] {
         expect_closed(&mount, name, "file");
@@ -212,6 +242,11 @@ fn edited_names_are_not_shown() {
     let copied = victim.backing("copied");
     fs::hard_link(&copied, other_letter(&copied)).expect("link");
     fs::hard_link(&copied, copied.with_file_name("plain name")).expect("link");
+    if sidecars() {
+        for other in [other_letter(&copied), copied.with_file_name("plain name")] {
+            fs::copy(sidecar(&copied), sidecar(&other)).expect("copy");
+        }
+    }
     let upper = victim.backing("upper");
     let text = upper.file_name().and_then(|name| name.to_str()).expect("ASCII").to_owned();
     fs::rename(&upper, upper.with_file_name(format!("{text}="))).expect("rename");
@@ -221,9 +256,13 @@ fn edited_names_are_not_shown() {
         path.with_file_name(format!(".kmsfs.n.{}", &text[1..]))
     };
     fs::remove_file(side(&long("sideless"))).expect("the name beside a long-named file");
-    let target = fs::read_link(side(&long("kept"))).expect("readlink");
-    fs::remove_file(side(&long("crossed"))).expect("unlink");
-    symlink(target, side(&long("crossed"))).expect("symlink");
+    if sidecars() {
+        write(&side(&long("crossed")), read(&side(&long("kept"))));
+    } else {
+        let target = fs::read_link(side(&long("kept"))).expect("readlink");
+        fs::remove_file(side(&long("crossed"))).expect("unlink");
+        symlink(target, side(&long("crossed"))).expect("symlink");
+    }
 
     let mount = victim.mount();
     let mut expected = vec![b"copied".to_vec(), b"kept".to_vec(), long("kept").into_bytes()];

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use kmsfs::content::Durability;
 use kmsfs::crypto::Suite;
-use kmsfs::envelope::{NameForm, NewVolume, Volume, VolumeHeader, create_volume};
+use kmsfs::envelope::{NameForm, NewVolume, Placement, Volume, VolumeHeader, create_volume};
 use kmsfs::fs::{Attr, Caller, EncryptedFs, FileKind, FsConfig, Ino, Looked, OpenMode, Time, effective_uid};
 use kmsfs::kms::LocalKms;
 use tempfile::TempDir;
@@ -42,13 +42,19 @@ pub struct Kernel {
     began: Time,
 }
 
+/// Where envelopes lie: `KMSFS_TEST_PLACEMENT=sidecar` moves them out of the attributes.
+pub fn placement() -> Placement {
+    let is_sidecar = std::env::var_os("KMSFS_TEST_PLACEMENT").is_some_and(|value| value == "sidecar");
+    if is_sidecar { Placement::Sidecar } else { Placement::Xattr }
+}
+
 impl Kernel {
     pub fn new(names: NameForm, durability: Durability) -> Self {
         let backing = tempfile::tempdir().unwrap();
         let (kms, key) = LocalKms::ephemeral();
         let caller = Caller { uid: effective_uid(), gid: 0, pid: std::process::id() };
         let labels = BTreeMap::new();
-        let new = NewVolume { key: &key, suite: Suite::Gcm4k, names, labels: &labels };
+        let new = NewVolume { key: &key, suite: Suite::Gcm4k, placement: placement(), names, labels: &labels };
         let volume = create_volume(backing.path(), &kms, &caller, &new).unwrap();
         let mut kernel = Self {
             backing,

@@ -34,6 +34,11 @@ pub fn skipped_in_plain_mode() -> bool {
     plain()
 }
 
+/// Whether volumes keep their wrapped keys in sidecars: `KMSFS_TEST_PLACEMENT=sidecar`.
+pub fn sidecars() -> bool {
+    std::env::var_os("KMSFS_TEST_PLACEMENT").is_some_and(|value| value == "sidecar")
+}
+
 fn need_root_and_fuse() {
     assert!(rustix::process::geteuid().is_root(), "these tests mount and change users: run them as root");
     assert!(plain() || Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests mount (modprobe fuse)");
@@ -132,6 +137,9 @@ impl Volume {
     /// `kmsfs init`.
     pub fn init(&self, arguments: &[&str]) {
         let mut all = vec![OsStr::new("init"), OsStr::new("--unlock-time"), OsStr::new("1"), self.backing.as_os_str()];
+        if sidecars() && !arguments.contains(&"--placement") {
+            all.extend(["--placement", "sidecar"].map(OsStr::new));
+        }
         all.extend(arguments.iter().map(OsStr::new));
         let outcome = self.run(&all);
         assert!(outcome.status.success(), "kmsfs init: {}", words(&outcome));

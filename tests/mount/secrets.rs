@@ -79,7 +79,7 @@ fn equal_contents_and_names_look_different() {
     mount.unmount();
     let files: Vec<Vec<u8>> = tree(&volume.backing)
         .iter()
-        .filter(|path| lstat(path).is_file() && !path.starts_with(volume.backing.join(".kmsfs")))
+        .filter(|path| lstat(path).is_file() && !path.to_string_lossy().contains("/.kmsfs"))
         .map(|path| fs::read(path).expect("backing file"))
         .collect();
     assert_eq!(files.len(), 2);
@@ -92,6 +92,7 @@ fn equal_contents_and_names_look_different() {
     assert_eq!(distinct.len(), sealed.len(), "two blocks look alike");
     let mut names: Vec<_> =
         tree(&volume.backing).iter().filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect();
+    names.retain(|name| name != ".kmsfs.k");
     let before = names.len();
     names.sort();
     names.dedup();

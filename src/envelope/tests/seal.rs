@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::fake::{CALLER, FakeKms};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{
-    Binder, Envelope, EnvelopeError, EnvelopeStore, Kind, NameForm, NewVolume, Place, Sealer, StoreError, VolumeHeader,
-    XattrStore,
+    Binder, Envelope, EnvelopeError, EnvelopeStore, Envelopes, Kind, NameForm, NewVolume, Object, Place, Placement,
+    Sealer, StoreError, VolumeHeader, sidecar_name,
 };
 use crate::kms::{InvalidCiphertext, KeyId, KmsError};
 
@@ -20,7 +20,13 @@ const C: Place = Place::In([0xcc; 16]);
 
 fn binder(kms: &FakeKms, label: &str) -> Binder {
     let labels = BTreeMap::from([("team".to_owned(), label.to_owned())]);
-    let new = NewVolume { key: &cmk(1), suite: Suite::Gcm4k, names: NameForm::Base64Url, labels: &labels };
+    let new = NewVolume {
+        key: &cmk(1),
+        suite: Suite::Gcm4k,
+        placement: Placement::Xattr,
+        names: NameForm::Base64Url,
+        labels: &labels,
+    };
     Binder::new(&VolumeHeader::generate("/nowhere".as_ref(), kms, &CALLER, &new).unwrap().header)
 }
 
@@ -220,17 +226,23 @@ fn the_store_makes_once_and_replaces_only_what_was_expected() {
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join("f")).unwrap();
     let directory = File::open(dir.path()).unwrap();
-    let store = XattrStore::default();
-    for object in [file.as_fd(), directory.as_fd()] {
-        assert_eq!(store.load(object).unwrap(), None);
-        assert!(matches!(store.replace(object, b"", b"new"), Err(StoreError::Changed)));
-        store.create(object, b"one").unwrap();
-        assert!(matches!(store.create(object, b"two"), Err(StoreError::Exists)));
-        assert!(matches!(store.replace(object, b"two", b"three"), Err(StoreError::Changed)));
-        assert_eq!(store.load(object).unwrap().unwrap(), b"one");
-        store.replace(object, b"one", &[7; 137]).unwrap();
-        assert_eq!(store.load(object).unwrap().unwrap(), [7; 137]);
+    for store in [Placement::Xattr, Placement::Sidecar].map(Envelopes::new) {
+        for object in [Object::file(file.as_fd(), directory.as_fd(), b"f"), Object::Directory(directory.as_fd())] {
+            assert_eq!(store.load(object).unwrap(), None);
+            assert!(matches!(store.replace(object, b"", b"new"), Err(StoreError::Changed)));
+            store.create(object, b"one").unwrap();
+            assert!(matches!(store.create(object, b"two"), Err(StoreError::Exists)));
+            assert!(matches!(store.replace(object, b"two", b"three"), Err(StoreError::Changed)));
+            assert_eq!(store.load(object).unwrap().unwrap(), b"one");
+            store.replace(object, b"one", &[7; 137]).unwrap();
+            store.sync(object).unwrap();
+            assert_eq!(store.load(object).unwrap().unwrap(), [7; 137]);
+        }
     }
+    let names = std::fs::read_dir(dir.path()).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, [sidecar_name(b"f"), ".kmsfs.k".to_owned(), "f".to_owned()]);
 }
 
 #[test]
@@ -239,27 +251,30 @@ fn of_many_who_replace_the_same_envelope_one_wins() {
     const ROUNDS: usize = 300;
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join("f")).unwrap();
-    let store = XattrStore::default();
-    store.create(file.as_fd(), b"old").unwrap();
-    let start = Barrier::new(usize::from(THREADS));
-    let wins = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (store, file, start, wins) = (&store, &file, &start, &wins);
-            scope.spawn(move || {
-                for round in 0..ROUNDS {
-                    start.wait();
-                    let expected = store.load(file.as_fd()).unwrap().unwrap();
-                    start.wait();
-                    let new = format!("{round} by {thread}");
-                    match store.replace(file.as_fd(), &expected, new.as_bytes()) {
-                        Ok(()) => _ = wins.fetch_add(1, Ordering::Relaxed),
-                        Err(StoreError::Changed) => {}
-                        Err(e) => panic!("{e}"),
+    let directory = File::open(dir.path()).unwrap();
+    let object = Object::file(file.as_fd(), directory.as_fd(), b"f");
+    for store in [Placement::Xattr, Placement::Sidecar].map(Envelopes::new) {
+        store.create(object, b"old").unwrap();
+        let start = Barrier::new(usize::from(THREADS));
+        let wins = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (store, start, wins) = (&store, &start, &wins);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        start.wait();
+                        let expected = store.load(object).unwrap().unwrap();
+                        start.wait();
+                        let new = format!("{round} by {thread}");
+                        match store.replace(object, &expected, new.as_bytes()) {
+                            Ok(()) => _ = wins.fetch_add(1, Ordering::Relaxed),
+                            Err(StoreError::Changed) => {}
+                            Err(e) => panic!("{e}"),
+                        }
                     }
-                }
-            });
-        }
-    });
-    assert_eq!(wins.into_inner(), ROUNDS);
+                });
+            }
+        });
+        assert_eq!(wins.into_inner(), ROUNDS);
+    }
 }

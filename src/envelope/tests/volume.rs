@@ -12,8 +12,8 @@ use super::fake::{CALLER, FakeKms};
 use crate::crypto::Suite;
 use crate::crypto::derive::directory_id;
 use crate::envelope::{
-    Access, Binder, Envelope, EnvelopeStore, KeysLog, Kind, NameForm, NewVolume, Place, Sealer, Source, Volume,
-    VolumeError, VolumeHeader, XattrStore, create_volume, lock, root_envelope,
+    Access, Binder, Envelope, EnvelopeStore, KeysLog, Kind, NameForm, NewVolume, Object, Place, Placement, Sealer,
+    Source, Volume, VolumeError, VolumeHeader, XattrStore, create_volume, lock, root_envelope,
 };
 use crate::kms::{KeyId, KmsError};
 use crate::sys::xattr::{self, Target};
@@ -27,7 +27,8 @@ fn labels() -> BTreeMap<String, String> {
 
 fn make_with(root: &Path, kms: &FakeKms, labels: &BTreeMap<String, String>) -> Result<Volume, VolumeError> {
     let key = KeyId("cmk-1".into());
-    let new = NewVolume { key: &key, suite: Suite::Xts4k, names: NameForm::Base32, labels };
+    let new =
+        NewVolume { key: &key, suite: Suite::Xts4k, placement: Placement::Xattr, names: NameForm::Base32, labels };
     create_volume(root, kms, &CALLER, &new)
 }
 
@@ -105,9 +106,9 @@ fn a_volume_is_not_made_over_anything() {
     // A directory inside the backing tree of another volume: its envelope stays.
     let inner = tempfile::tempdir().unwrap();
     let directory = File::open(inner.path()).unwrap();
-    XattrStore::default().create(directory.as_fd(), b"theirs").unwrap();
+    XattrStore::default().create(Object::Directory(directory.as_fd()), b"theirs").unwrap();
     assert!(matches!(make_with(inner.path(), &kms, &labels()), Err(VolumeError::Foreign { .. })));
-    assert_eq!(XattrStore::default().load(directory.as_fd()).unwrap().unwrap(), b"theirs");
+    assert_eq!(XattrStore::default().load(Object::Directory(directory.as_fd())).unwrap().unwrap(), b"theirs");
     assert!(!inner.path().join(".kmsfs").exists());
 }
 
@@ -143,7 +144,13 @@ fn a_failed_attempt_leaves_nothing() {
     let labels_too_long = BTreeMap::from([("k".to_owned(), "v".repeat(8000))]);
     assert!(matches!(make_with(dir.path(), &kms, &labels_too_long), Err(VolumeError::Label(_))));
     let key = KeyId("none".into());
-    let new = NewVolume { key: &key, suite: Suite::Gcm4k, names: NameForm::Base64Url, labels: &labels() };
+    let new = NewVolume {
+        key: &key,
+        suite: Suite::Gcm4k,
+        placement: Placement::Xattr,
+        names: NameForm::Base64Url,
+        labels: &labels(),
+    };
     let refused = create_volume(dir.path(), &kms, &CALLER, &new);
     assert!(matches!(refused, Err(VolumeError::Kms { source: KmsError::NotFound(_), .. })));
     assert!(is_vacant(dir.path()));
@@ -155,18 +162,16 @@ fn a_store_without_xattrs_is_named() {
     // ramfs-like /proc takes neither files nor attributes; a store that refuses stands in for the rest.
     struct NoXattrs;
     impl EnvelopeStore for NoXattrs {
-        fn load(&self, _: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Option<Vec<u8>>> {
+        fn load(&self, _: Object<'_>) -> std::io::Result<Option<Vec<u8>>> {
             Err(std::io::Error::from_raw_os_error(95))
         }
-        fn create(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> Result<(), crate::envelope::StoreError> {
+        fn create(&self, _: Object<'_>, _: &[u8]) -> Result<(), crate::envelope::StoreError> {
             unreachable!("only load is called")
         }
-        fn replace(
-            &self,
-            _: std::os::fd::BorrowedFd<'_>,
-            _: &[u8],
-            _: &[u8],
-        ) -> Result<(), crate::envelope::StoreError> {
+        fn replace(&self, _: Object<'_>, _: &[u8], _: &[u8]) -> Result<(), crate::envelope::StoreError> {
+            unreachable!("only load is called")
+        }
+        fn sync(&self, _: Object<'_>) -> std::io::Result<()> {
             unreachable!("only load is called")
         }
     }
@@ -175,7 +180,7 @@ fn a_store_without_xattrs_is_named() {
     let store = XattrStore::default();
     let missing = root_envelope(dir.path(), &store).unwrap_err().to_string();
     assert!(missing.contains("docs/operations.md"), "{missing}");
-    store.create(File::open(dir.path()).unwrap().as_fd(), b"\x7f").unwrap();
+    store.create(Object::Directory(File::open(dir.path()).unwrap().as_fd()), b"\x7f").unwrap();
     assert!(matches!(root_envelope(dir.path(), &store), Err(VolumeError::RootEnvelope { .. })));
     assert!(Envelope::parse(b"\x7f").is_err());
 }

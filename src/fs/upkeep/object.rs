@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::message::{Failed, Item, Name, Page, Tally, Wrap};
 use crate::content::{self, MIRROR_LEN};
-use crate::crypto::derive;
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::crypto::{DataKey, derive};
+use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::Result;
 use crate::fs::open_file::{OpenFile, require_kind};
+use crate::fs::sidecars::is_key_of;
 use crate::fs::{Caller, EncryptedFs, Error, Ino};
 use crate::kms::KeyOrigin;
 use crate::names::{self, EncodedName};
@@ -39,8 +40,18 @@ struct Object<'a> {
     ino: Ino,
     place: Place,
     fd: Arc<OwnedFd>,
+    /// The name that was followed to it; `None` for the root.
+    entry: Option<Entry<'a>>,
     open: Option<&'a Arc<OpenFile>>,
     is_dir: bool,
+}
+
+impl Object<'_> {
+    /// As the placement of envelopes wants to be told of it.
+    fn stored(&self) -> Stored<'_> {
+        let fd = self.fd.as_fd();
+        if self.is_dir { Stored::Directory(fd) } else { Stored::File { fd, at: self.entry } }
+    }
 }
 
 impl EncryptedFs {
@@ -117,7 +128,7 @@ impl EncryptedFs {
                 let dir = self.dir(caller, ino)?;
                 let _held = self.places.hold(ino);
                 let fd = Arc::new(sys::dir::reopen_dir(dir.fd())?);
-                let root = Object { ino, place: Place::ROOT, fd, open: None, is_dir: true };
+                let root = Object { ino, place: Place::ROOT, fd, entry: None, open: None, is_dir: true };
                 self.wrap_object(caller, &root, wrap)?
             }
             None => self.at_location(caller, ino, |parent, name, stat| {
@@ -178,7 +189,8 @@ impl EncryptedFs {
                 }
                 _ => Arc::new(fd),
             };
-            let object = Object { ino: entry.ino, place, fd, open: open.as_ref(), is_dir };
+            let at = Some(Entry { dir: dir.fd(), name: &entry.name });
+            let object = Object { ino: entry.ino, place, fd, entry: at, open: open.as_ref(), is_dir };
             self.wrap_object(caller, &object, wrap)
         });
         match done {
@@ -188,16 +200,18 @@ impl EncryptedFs {
     }
 
     fn wrap_object(&self, caller: &Caller, object: &Object<'_>, wrap: &Wrap) -> Result<Seen> {
-        let Some(old) = self.envelopes.load(object.fd.as_fd())? else {
+        let Some(old) = self.envelopes.load(object.stored())? else {
             let is_empty = !object.is_dir && sys::stat::of_fd(&*object.fd)?.size == 0;
             return if is_empty { Ok(Seen::Keyless) } else { Err(EnvelopeError::NoEnvelope.into()) };
         };
         let envelope = Envelope::parse(&old)?;
         let kind = if object.is_dir { Kind::Directory } else { Kind::FileGcm };
         require_kind(&envelope, kind)?;
+        let envelope = self.of_one_file(caller, object, envelope)?;
         let target = wrap.to.clone().map_or_else(|| self.origin_of(&envelope).map(|origin| origin.key), Ok)?;
         let is_current = |blob: &[u8]| self.kms.is_current(blob, &target).map_err(EnvelopeError::Kms);
-        let envelope_is_current = !envelope.is_moving() && is_current(&envelope.blob().0)?;
+        let is_alone = envelope.encode() == old && !envelope.is_moving();
+        let envelope_is_current = is_alone && is_current(&envelope.blob().0)?;
         let mirror = self.mirror_of(object)?;
         let mirror_is_current = match &mirror {
             Some(mirror) => Envelope::parse(mirror).is_ok_and(|m| is_current(&m.blob().0).is_ok_and(|is| is)),
@@ -205,6 +219,7 @@ impl EncryptedFs {
         };
         let was_current = envelope_is_current && mirror_is_current;
         let mut origins = vec![self.origin_of(&envelope)?];
+        origins.extend(envelope.old_place().and_then(|blob| self.kms.origin(&blob.0).ok()));
         if was_current || !wrap.write {
             let mirror = mirror.and_then(|mirror| Envelope::parse(&mirror).ok());
             origins.extend(mirror.and_then(|mirror| self.origin_of(&mirror).ok()));
@@ -218,7 +233,7 @@ impl EncryptedFs {
             if object.is_dir && wrap.to.is_some() {
                 self.log_under(caller, &new, object.place)?;
             }
-            self.envelopes.replace(object.fd.as_fd(), &old, &new.encode())?;
+            self.replace_envelope(object, &old, &new)?;
             self.rewrapped(object, &new)?;
             new
         };
@@ -233,9 +248,32 @@ impl EncryptedFs {
         Ok(Seen::Wrapped { origins, kind, was_current })
     }
 
+    /// A sidecar that opens two files after a crash: the part for this one.
+    fn of_one_file(&self, caller: &Caller, object: &Object<'_>, envelope: Envelope) -> Result<Envelope> {
+        if self.envelopes.sidecars().is_none() || object.is_dir || !envelope.is_moving() {
+            return Ok(envelope);
+        }
+        let backing = Backing::shared(&object.fd);
+        let fits = |key: &DataKey| is_key_of(&backing, key);
+        Ok(self.sealer(caller).unlock_fitting(&envelope, object.place, fits)?.1)
+    }
+
+    /// A sidecar lies in a directory that may be closed to its owner.
+    fn replace_envelope(&self, object: &Object<'_>, old: &[u8], new: &Envelope) -> Result<()> {
+        let replace = || Ok(self.envelopes.replace(object.stored(), old, &new.encode())?);
+        match object.entry.filter(|_| self.envelopes.sidecars().is_some()) {
+            Some(entry) if !object.is_dir => self.relaxed(entry.dir, b".", 0o300, replace),
+            _ => replace(),
+        }
+    }
+
     /// Whoever has the object open shows the new envelope to the KMS from now on; a directory gives its CMK on.
     fn rewrapped(&self, object: &Object<'_>, envelope: &Envelope) -> Result<()> {
         match object.open {
+            // One of several names, with a sidecar of its own: the file was opened by another.
+            Some(file)
+                if self.envelopes.sidecars().is_some()
+                    && file.home().is_some_and(|home| home.place() != object.place) => {}
             Some(file) => file.set_envelope(envelope.clone()),
             None if object.is_dir => self.dirs.rewrapped(object.ino, &self.origin_of(envelope)?),
             None => {}
