@@ -27,9 +27,11 @@ mod mounts;
 mod output;
 mod passphrase;
 mod recovery;
+mod rekey;
 mod remount;
 mod rewrap;
 mod secret;
+mod shred;
 mod speed;
 mod status;
 mod target;
@@ -73,6 +75,10 @@ enum Verb {
     RecoveryKey(recovery::Args),
     /// Wrap data keys anew: under the newest version of their key, or under another key
     Rewrap(rewrap::Args),
+    /// Give files new data keys and seal their contents anew
+    Rekey(rekey::Args),
+    /// Destroy the data keys of files, then the files
+    Shred(shred::Args),
     /// Choose the key for what is made in a directory
     SetKey(rewrap::SetArgs),
     /// Measure the ciphers on this machine
@@ -121,6 +127,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),
+        Verb::Rekey(args) => rekey::run(&args),
+        Verb::Shred(args) => shred::run(&args),
         Verb::SetKey(args) => rewrap::set_key(&args),
         Verb::Speed(args) => speed::run(&args),
         Verb::Completions(args) => completions::shell(&args),

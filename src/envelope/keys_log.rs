@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
 use super::{Envelope, VolumeError};
+use crate::crypto::random;
 use crate::sys::atomic;
 
 pub(super) const KEYS_LOG: &str = ".kmsfs/keys.log";
@@ -104,20 +105,48 @@ impl KeysLog {
         Ok(latest(Self::read(root)?))
     }
 
-    /// Replaces the log by the last record of each directory, each as `renew` returns it: all of them, or nothing
-    /// is changed. Durable when this returns.
+    /// Overwrites every record of a directory with random bytes, durably, and drops them.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn erase(&self, directory: &[u8; ID_LEN]) -> Result<(), VolumeError> {
+        {
+            let _writing = self.file.lock();
+            let overwrite = || -> io::Result<()> {
+                let mut bytes = fs::read(&self.path)?;
+                let end = split(&bytes).1;
+                let mut at = 0;
+                while let Some(record) = first(&bytes[at..end]) {
+                    // The kind stays, so that the records behind it can still be read.
+                    let mirror = at + PREFIX_LEN + 1..at + PREFIX_LEN + record.mirror.len();
+                    at = mirror.end;
+                    if record.directory == *directory {
+                        random::fill(&mut bytes[mirror]);
+                    }
+                }
+                let file = OpenOptions::new().write(true).open(&self.path)?;
+                file.write_all_at(&bytes[..end], 0)?;
+                file.sync_data()
+            };
+            overwrite().map_err(VolumeError::io(&self.path))?;
+        }
+        self.rewrite(|record| Ok::<_, VolumeError>((record.directory != *directory).then_some(record)))
+    }
+
+    /// Replaces the log by the last record of each directory, each as `renew` returns it, but those for which
+    /// it returns none. On error nothing is changed. Durable when this returns.
     ///
     /// # Errors
     /// [`VolumeError::Io`], or that of `renew`.
     pub fn rewrite<E: From<VolumeError>>(
         &self,
-        mut renew: impl FnMut(MirrorRecord) -> Result<MirrorRecord, E>,
+        mut renew: impl FnMut(MirrorRecord) -> Result<Option<MirrorRecord>, E>,
     ) -> Result<(), E> {
         let mut guard = self.file.lock();
         let bytes = fs::read(&self.path).map_err(VolumeError::io(&self.path))?;
         let mut fresh = Vec::with_capacity(bytes.len());
         for record in last_of_each(split(&bytes).0) {
-            let MirrorRecord { directory, mirror } = renew(record)?;
+            let Some(MirrorRecord { directory, mirror }) = renew(record)? else { continue };
             fresh.extend_from_slice(&record_bytes(&directory, &mirror).map_err(VolumeError::io(&self.path))?);
         }
         let replace = || -> io::Result<_> {
@@ -248,11 +277,31 @@ mod tests {
         let refuse = |_| Err(VolumeError::Label("no".into()));
         log.rewrite(refuse).unwrap_err();
         assert_eq!(KeysLog::read(dir.path()).unwrap().len(), 3);
-        log.rewrite::<VolumeError>(|r| Ok(MirrorRecord { mirror: vec![3, r.mirror[1] + 10], ..r })).unwrap();
+        log.rewrite::<VolumeError>(|r| Ok(Some(MirrorRecord { mirror: vec![3, r.mirror[1] + 10], ..r }))).unwrap();
         log.append(&[4; 16], &[3, 4]).unwrap();
         let records = KeysLog::read(dir.path()).unwrap();
         let found: Vec<_> = records.iter().map(|r| (r.directory[0], r.mirror[1])).collect();
         assert_eq!(found, [(2, 12), (1, 13), (4, 4)]);
+    }
+
+    #[test]
+    fn an_erased_record_is_nowhere() {
+        let (dir, log) = log();
+        for (id, tail) in [(1, 7), (2, 8), (1, 9)] {
+            log.append(&[id; 16], &[3, tail, tail, tail, tail, tail, tail, tail, tail]).unwrap();
+        }
+        // A second name of the file shows what was overwritten in place.
+        let before = dir.path().join("before");
+        fs::hard_link(dir.path().join(KEYS_LOG), &before).unwrap();
+        log.erase(&[1; 16]).unwrap();
+        let overwritten = fs::read(&before).unwrap();
+        assert!(
+            !overwritten.windows(8).any(|w| w == [7; 8] || w == [9; 8]) && overwritten.windows(8).any(|w| w == [8; 8])
+        );
+        let left = KeysLog::read(dir.path()).unwrap();
+        assert_eq!(left.iter().map(|r| r.directory[0]).collect::<Vec<_>>(), [2]);
+        log.append(&[4; 16], &[3, 4]).unwrap();
+        assert_eq!(KeysLog::read(dir.path()).unwrap().len(), 2);
     }
 
     #[test]

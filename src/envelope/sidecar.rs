@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Entry, EnvelopeStore, Object, StoreError};
 use crate::crypto::derive::sha256;
+use crate::crypto::random;
 use crate::sys::dir::{Access, RenameFlags, SetTime};
 use crate::sys::{self, Errno};
 
@@ -142,6 +143,20 @@ impl EnvelopeStore for SidecarStore {
             return Err(StoreError::Changed);
         }
         Ok(write(dir, &sidecar, new, true)?)
+    }
+
+    fn destroy(&self, object: Object<'_>) -> io::Result<()> {
+        let Some((dir, sidecar)) = place(object) else { return Ok(()) };
+        let _changing = self.changing.lock();
+        let file = match sys::dir::open(dir, sidecar.as_bytes(), Access::ReadWrite) {
+            Err(Errno::NOENT) => return Ok(()),
+            file => file?,
+        };
+        let mut noise = vec![0; usize::try_from(sys::stat::of_fd(&file)?.size).unwrap_or(0)];
+        random::fill(&mut noise);
+        sys::file::write_at(file.as_fd(), &noise, 0)?;
+        sys::file::sync_all(file.as_fd())?;
+        Ok(keeping_mtime(dir, || sys::dir::unlink(dir, sidecar.as_bytes()))?)
     }
 
     fn sync(&self, object: Object<'_>) -> io::Result<()> {

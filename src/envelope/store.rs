@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::SidecarStore;
+use crate::crypto::random;
 use crate::sys::xattr::{self, Mode, Target};
 
 /// The extended attribute that holds an envelope: four letters after the namespace, so that an
@@ -94,6 +95,10 @@ pub trait EnvelopeStore: Send + Sync {
     /// Replaces the envelope `expected` by `new`, so that a power cut leaves one of them.
     fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError>;
 
+    /// Overwrites the envelope with random bytes, and removes it. Durable after a sync of the object. Does nothing if there
+    /// is none.
+    fn destroy(&self, object: Object<'_>) -> io::Result<()>;
+
     /// Makes durable what a sync of the object itself does not cover.
     fn sync(&self, object: Object<'_>) -> io::Result<()>;
 }
@@ -128,6 +133,17 @@ impl EnvelopeStore for XattrStore {
             Err(e) if xattr::is_missing(&e) => Err(StoreError::Changed),
             done => Ok(done?),
         }
+    }
+
+    fn destroy(&self, object: Object<'_>) -> io::Result<()> {
+        let target = Target::Open(object.fd());
+        let Some(len) = xattr::len(target, ATTRIBUTE.as_bytes())? else { return Ok(()) };
+        let mut noise = vec![0; len];
+        random::fill(&mut noise);
+        xattr::set(target, ATTRIBUTE.as_bytes(), &noise, Mode::Replace)?;
+        // So that the noise comes to the disk, in the place of the envelope.
+        crate::sys::file::sync_all(object.fd())?;
+        xattr::remove(target, ATTRIBUTE.as_bytes()).map(|_| ())
     }
 
     fn sync(&self, _: Object<'_>) -> io::Result<()> {
@@ -180,6 +196,10 @@ impl EnvelopeStore for Envelopes {
 
     fn replace(&self, object: Object<'_>, expected: &[u8], new: &[u8]) -> Result<(), StoreError> {
         self.store().replace(object, expected, new)
+    }
+
+    fn destroy(&self, object: Object<'_>) -> io::Result<()> {
+        self.store().destroy(object)
     }
 
     fn sync(&self, object: Object<'_>) -> io::Result<()> {

@@ -159,6 +159,7 @@ impl EncryptedFs {
     }
 
     fn set_size(&self, caller: &Caller, ino: Ino, size: u64, handle: Option<u64>) -> Result<()> {
+        self.upkeep.guards.admit_writer(ino)?;
         let by_handle = handle.and_then(|handle| self.file_handles.get(handle).ok());
         if let Some(handle) = by_handle.filter(|handle| handle.file.ino == ino) {
             return self.truncate_open(caller, &handle.file, size).map_err(|error| self.report(ino, error));

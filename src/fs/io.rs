@@ -64,11 +64,12 @@ impl EncryptedFs {
     pub fn open(&self, caller: &Caller, ino: Ino, mode: OpenMode) -> Result<Opened> {
         if mode.write || mode.truncate {
             self.writable()?;
+            self.upkeep.guards.admit_writer(ino)?;
         }
         if mode.truncate
             && let Some(file) = self.cut_unread(caller, ino)?
         {
-            return Ok(Opened { handle: self.new_handle(caller, file, mode) });
+            return Ok(Opened { handle: self.new_handle(caller, file, mode)? });
         }
         let file = self.acquire_file(caller, ino, mode.write || mode.truncate)?;
         if mode.truncate
@@ -77,13 +78,21 @@ impl EncryptedFs {
             self.release_file(&file);
             return Err(self.report(ino, error));
         }
-        Ok(Opened { handle: self.new_handle(caller, file, mode) })
+        Ok(Opened { handle: self.new_handle(caller, file, mode)? })
     }
 
-    pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> u64 {
-        file.writers.fetch_add(mode.write.into(), Ordering::AcqRel);
+    pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> Result<u64> {
+        file.writers.fetch_add(mode.write.into(), Ordering::SeqCst);
+        // After it is counted: of a guard that is set at the same time, one of both sees the other.
+        if mode.write
+            && let Err(error) = self.upkeep.guards.admit_writer(file.ino)
+        {
+            file.writers.fetch_sub(1, Ordering::SeqCst);
+            self.release_file(&file);
+            return Err(error);
+        }
         let seen = file.failures.sample();
-        self.file_handles.insert(FileHandle { file, mode, caller: *caller, seen })
+        Ok(self.file_handles.insert(FileHandle { file, mode, caller: *caller, seen }))
     }
 
     /// Whether the file may be written through any handle.

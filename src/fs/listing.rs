@@ -50,6 +50,7 @@ impl EncryptedFs {
     /// Ends a handle of [`EncryptedFs::opendir`].
     pub fn releasedir(&self, handle: u64) {
         self.dir_handles.remove(handle);
+        self.upkeep.guards.release(handle);
     }
 
     /// Calls `each` for the entries from position `from` on, until it returns false. What is internal is not shown,

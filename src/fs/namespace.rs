@@ -98,7 +98,7 @@ impl EncryptedFs {
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
-        let handle = self.new_handle(caller, file, mode);
+        let handle = self.new_handle(caller, file, mode)?;
         Ok(Created { looked, handle })
     }
 

@@ -407,7 +407,7 @@ impl Filesystem for Adapter {
     ) {
         guarded("ioctl", || {
             let done = match cmd {
-                control::CONTROL => control::call(&self.fs, &caller(req), ino(number), in_data, out_size),
+                control::CONTROL => control::call(&self.fs, &caller(req), (ino(number), fh.0), in_data, out_size),
                 _ => ioctl::call(&self.fs, fh.0, cmd, in_data, out_size),
             };
             reply::ioctl(reply, done);

@@ -9,9 +9,11 @@
 //! - descriptors are bounded by the depth of the tree, not by its size.
 
 mod progress;
+mod rekey;
 mod rewrap;
 mod tree;
 
 pub use progress::Progress;
+pub use rekey::{Journal, Rekeyed, rekey};
 pub use rewrap::{FailedPath, Report, Rewrap, Start, rewrap};
 pub use tree::{Mounted, Refusal, Tree, Unmounted};

@@ -94,6 +94,9 @@ impl Tree for Mounted {
     }
 }
 
+/// Handles are of mounts; they are counted from 1.
+const NO_HANDLE: u64 = 0;
+
 /// A volume that nobody has mounted, unlocked in this process.
 pub struct Unmounted {
     fs: Arc<EncryptedFs>,
@@ -134,7 +137,7 @@ impl Tree for Unmounted {
     }
 
     fn ask(&self, dir: &LookedUp, request: &Request) -> Result<Answer, Refusal> {
-        refused(self.fs.upkeep(&self.caller, dir.ino, request)?)
+        refused(self.fs.upkeep(&self.caller, (dir.ino, NO_HANDLE), request)?)
     }
 }
 

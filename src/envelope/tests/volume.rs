@@ -171,6 +171,10 @@ fn a_store_without_xattrs_is_named() {
         fn replace(&self, _: Object<'_>, _: &[u8], _: &[u8]) -> Result<(), crate::envelope::StoreError> {
             unreachable!("only load is called")
         }
+        fn destroy(&self, _: Object<'_>) -> std::io::Result<()> {
+            unreachable!("nothing is destroyed")
+        }
+
         fn sync(&self, _: Object<'_>) -> std::io::Result<()> {
             unreachable!("only load is called")
         }

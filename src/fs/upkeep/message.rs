@@ -63,7 +63,22 @@ pub enum Request {
         /// How.
         wrap: Wrap,
     },
-    /// The same for what the volume has once: its key, and the mirrors in `keys.log`. With another CMK in `wrap`, that becomes
+    /// Destroys the data key of an entry; nothing but removing it remains to be done. Answered by [`Answer::Done`].
+    Shred {
+        /// Its name in the directory.
+        name: Name,
+    },
+    /// Refuses writers of a file, while the directory handle is open. Answered by [`Answer::Guarded`].
+    Guard {
+        /// Its name in the directory.
+        name: Name,
+    },
+    /// Admits writers again. Answered by [`Answer::Done`].
+    Unguard {
+        /// What [`Answer::Guarded`] said.
+        ino: u64,
+    },
+    /// Looks at what the volume has once, or rewraps it: its key, and the mirrors in `keys.log`. With another CMK in `wrap`, that becomes
     /// the volume's. Answered by [`Answer::Page`].
     Volume {
         /// How.
@@ -75,7 +90,8 @@ impl Request {
     /// Whether it changes anything.
     pub(super) fn writes(&self) -> bool {
         match self {
-            Self::Begin | Self::Standing | Self::Resolve { .. } | Self::Count => false,
+            Self::Begin | Self::Standing | Self::Resolve { .. } | Self::Count | Self::Unguard { .. } => false,
+            Self::Shred { .. } | Self::Guard { .. } => true,
             Self::Entries { wrap, .. } | Self::One { wrap, .. } | Self::Volume { wrap } => wrap.write,
         }
     }
@@ -194,6 +210,10 @@ pub enum Answer {
     Page(Page),
     /// See [`Item`].
     Item(Item),
+    /// It is done.
+    Done,
+    /// The inode number of a file that nobody can open for writing now.
+    Guarded(u64),
     /// An error.
     Refused {
         /// Its number.

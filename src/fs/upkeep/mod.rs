@@ -9,8 +9,10 @@
 //! - an object is held ([`super::places`]) while its envelope and its mirror are replaced;
 //! - neither content nor modification times change.
 
+mod guard;
 mod message;
 mod object;
+mod shred;
 mod volume;
 
 use std::collections::HashSet;
@@ -20,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub use message::{Answer, Failed, Item, Name, Page, Request, Standing, Tally, Wrap};
+
+use guard::Guards;
 
 use super::dirs::Dir;
 use super::error::Result;
@@ -39,6 +43,8 @@ pub struct Upkeep {
     header: Mutex<VolumeHeader>,
     adopt: OnceLock<AdoptKey>,
     adopted: Mutex<HashSet<KeyId>>,
+    /// See [`guard`].
+    pub(super) guards: Guards,
     /// A walk was begun: from then on, strays are counted.
     watched: AtomicBool,
     /// How often an object that a walk may still have to see was moved to where it may have been already.
@@ -51,6 +57,7 @@ impl Upkeep {
             header: Mutex::new(header),
             adopt: OnceLock::new(),
             adopted: Mutex::default(),
+            guards: Guards::default(),
             watched: AtomicBool::new(false),
             strays: AtomicU64::new(0),
         }
@@ -63,11 +70,11 @@ impl EncryptedFs {
         let _ = self.upkeep.adopt.set(adopt);
     }
 
-    /// One step of upkeep at the directory, or the file, `ino`.
+    /// One step of upkeep at the directory `ino`, which the caller has open as `handle`.
     ///
     /// # Errors
     /// EPERM for anyone but root and the user who mounted; what the KMS and the backing store say.
-    pub fn upkeep(&self, caller: &Caller, ino: Ino, request: &Request) -> Result<Answer> {
+    pub fn upkeep(&self, caller: &Caller, (ino, handle): (Ino, u64), request: &Request) -> Result<Answer> {
         if caller.uid != 0 && caller.uid != self.uid {
             return Err(Errno::PERM.into());
         }
@@ -90,6 +97,18 @@ impl EncryptedFs {
             Request::One { name, wrap } => {
                 self.prepare(wrap)?;
                 Ok(Answer::Item(self.one(caller, ino, name.as_ref().map(|name| &name.0[..]), wrap)?))
+            }
+            Request::Shred { name } => {
+                self.shred(caller, &*self.dir(caller, ino)?, &name.0)?;
+                Ok(Answer::Done)
+            }
+            Request::Guard { name } => {
+                let ino = self.guard(&*self.dir(caller, ino)?, &name.0, handle)?;
+                Ok(Answer::Guarded(ino.0))
+            }
+            Request::Unguard { ino } => {
+                self.unguard(Ino(*ino), handle);
+                Ok(Answer::Done)
             }
             Request::Volume { wrap } => {
                 self.prepare(wrap)?;

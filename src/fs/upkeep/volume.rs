@@ -77,7 +77,7 @@ impl EncryptedFs {
             });
             let mirror = renewed.unwrap_or(record.mirror);
             self.count_mirror(&mirror, &mut page.tally);
-            Ok::<_, VolumeError>(MirrorRecord { mirror, ..record })
+            Ok::<_, VolumeError>(Some(MirrorRecord { mirror, ..record }))
         })?;
         Ok(())
     }
