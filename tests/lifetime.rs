@@ -12,8 +12,13 @@ mod ops;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod raw;
 
+#[path = "mount/disk.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod disk;
 #[path = "lifetime/keys.rs"]
 mod keys;
+#[path = "lifetime/rekey.rs"]
+mod rekey;
 #[path = "lifetime/rewrap.rs"]
 mod rewrap;
 #[path = "lifetime/tree.rs"]

@@ -1,0 +1,181 @@
+//! Rekey and shred.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::harness::{Volume, setting, words};
+use crate::ops::pattern;
+use crate::tree;
+
+fn kmsfs(volume: &Volume, verb: &[&str], path: &Path) -> Output {
+    volume.command().args(verb).arg(path).output().expect("kmsfs")
+}
+
+/// The envelopes of all stored files.
+fn envelopes(backing: &Path) -> Vec<Vec<u8>> {
+    let out = Command::new("find").arg(backing).args(["-type", "f", "-not", "-path", "*/.kmsfs/*", "-print0"]).output();
+    let paths = out.expect("find").stdout;
+    let paths = paths.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+    paths
+        .filter_map(|path| {
+            let path = Path::new(std::str::from_utf8(path).expect("text"));
+            let mut value = [0; 256];
+            let len = rustix::fs::getxattr(path, "user.kmsf", &mut value).ok()?;
+            Some(value[..len].to_vec())
+        })
+        .collect()
+}
+
+/// What must not change: modes, owners, times, links, attributes.
+fn attributes(root: &Path) -> String {
+    let script =
+        "find . -printf '%P %y %m %U %G %n %T@\\n' | sort; getfattr -dhR -m - . 2>/dev/null; getfacl -Rp . 2>/dev/null";
+    let out = Command::new("sh").arg("-c").arg(script).current_dir(root).output().expect("sh");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_rekey_changes_every_key_and_nothing_that_can_be_seen() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    tree::make(mount.dir());
+    for other in ["linked", "dir1/elsewhere"] {
+        fs::remove_file(mount.at(other)).expect("remove");
+    }
+    let script = "setfattr -n user.note -v hello large; setfacl -m u:65534:r large; chown 1:2 read-only; chmod 4755 locked; \
+                  touch -d '1999-12-31 23:59:59.123456789' beside";
+    assert!(Command::new("sh").arg("-c").arg(script).current_dir(mount.dir()).status().expect("sh").success());
+    let (before, plain, seen) = (envelopes(&volume.backing), tree::contents(mount.dir()), attributes(mount.dir()));
+    let outcome = kmsfs(&volume, &["rekey"], mount.dir());
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    let after = envelopes(&volume.backing);
+    assert_eq!(before.len(), after.len());
+    assert!(after.iter().all(|envelope| !before.contains(envelope)), "a key stayed");
+    assert!(tree::contents(mount.dir()) == plain);
+    assert_eq!(attributes(mount.dir()), seen);
+    let sparse = fs::metadata(mount.at("sparse")).expect("stat");
+    assert!(sparse.blocks() * 512 < sparse.len() / 2, "holes stay holes: {} blocks", sparse.blocks());
+    mount.unmount();
+    let mount = volume.mount(&[]);
+    assert!(tree::contents(mount.dir()) == plain);
+}
+
+#[test]
+fn files_that_are_written_or_have_several_names_are_left_alone_and_named() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    fs::write(mount.at("plain"), b"plain").expect("write");
+    fs::write(mount.at("linked"), b"linked").expect("write");
+    fs::hard_link(mount.at("linked"), mount.at("beside")).expect("link");
+    fs::write(mount.at("busy"), b"busy").expect("write");
+    let mut writer = File::options().append(true).open(mount.at("busy")).expect("open");
+    let outcome = kmsfs(&volume, &["rekey"], mount.dir());
+    assert!(!outcome.status.success());
+    let said = words(&outcome);
+    assert!(said.contains("busy: it is open for writing") && said.contains("linked: it has several names"), "{said}");
+    assert!(said.contains("1 files rekeyed"), "{said}");
+    writer.write_all(b", still").expect("write");
+    drop(writer);
+    fs::remove_file(mount.at("beside")).expect("remove");
+    let outcome = kmsfs(&volume, &["rekey"], mount.dir());
+    let said = words(&outcome);
+    assert!(outcome.status.success() && said.contains("2 files rekeyed") && said.contains("1 done before"), "{said}");
+    assert_eq!(fs::read(mount.at("busy")).expect("read"), b"busy, still");
+    assert_eq!(fs::read_dir(mount.dir()).expect("list").count(), 3);
+}
+
+#[test]
+fn a_rekey_that_is_killed_loses_nothing_and_is_continued() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    let mut files = BTreeMap::new();
+    for number in 0..120_u64 {
+        let path = PathBuf::from(format!("f{number}"));
+        let content = pattern(number, 0, (number * 4001) as usize % 300_000 + 1);
+        fs::write(mount.at(&path), &content).expect("write");
+        files.insert(path, content);
+    }
+    let before = envelopes(&volume.backing);
+    for round in 0..setting("KMSFS_REWRAP_KILLS", 6) {
+        let mut command = volume.command();
+        let mut rekey =
+            command.arg("rekey").arg(mount.dir()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("spawn");
+        std::thread::sleep(Duration::from_millis(15 + 9 * round));
+        rekey.kill().expect("kill");
+        rekey.wait().expect("wait");
+        for (path, content) in &files {
+            assert!(fs::read(mount.at(path)).expect("read") == *content, "{}", path.display());
+        }
+    }
+    let outcome = kmsfs(&volume, &["rekey"], mount.dir());
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    assert!(tree::contents(mount.dir()) == files, "no copy is left over");
+    let after = envelopes(&volume.backing);
+    assert!(after.len() == files.len() && after.iter().all(|envelope| !before.contains(envelope)));
+}
+
+#[test]
+fn a_full_disk_ends_a_rekey_with_every_file_as_it_was() {
+    let disk = crate::disk::Disk::new(48);
+    let volume = disk.volume();
+    let mount = volume.mount(&[]);
+    let content = pattern(7, 0, 24 << 20);
+    fs::write(mount.at("large"), &content).expect("write");
+    fs::write(mount.at("small"), b"small").expect("write");
+    let outcome = kmsfs(&volume, &["rekey"], mount.dir());
+    assert!(!outcome.status.success() && words(&outcome).contains("large: No space left"), "{}", words(&outcome));
+    assert!(fs::read(mount.at("large")).expect("read") == content);
+    assert_eq!(fs::read(mount.at("small")).expect("read"), b"small");
+    assert_eq!(fs::read_dir(mount.dir()).expect("list").count(), 2, "no copy is left over");
+}
+
+#[test]
+fn what_is_shredded_opens_nowhere_any_more() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    tree::make(mount.dir());
+    let keep = fs::read(mount.at("large")).expect("read");
+    let stored = envelopes(&volume.backing);
+    fs::write(mount.at("secret"), pattern(3, 0, 10_000)).expect("write");
+    let secret =
+        envelopes(&volume.backing).into_iter().find(|envelope| !stored.contains(envelope)).expect("its envelope");
+    let backing = fs::read_dir(&volume.backing).expect("list").flatten().map(|entry| entry.path());
+    let backing = backing.into_iter().find(|path| {
+        let mut value = [0; 256];
+        rustix::fs::getxattr(path, "user.kmsf", &mut value).is_ok_and(|len| value[..len] == secret)
+    });
+    let backing = backing.expect("the stored file");
+
+    let outcome = kmsfs(&volume, &["shred"], &mount.at("linked"));
+    assert!(!outcome.status.success() && words(&outcome).contains("it has other names"), "{}", words(&outcome));
+    let reader = File::open(mount.at("secret")).expect("open");
+    let outcome = kmsfs(&volume, &["shred"], &mount.at("secret"));
+    assert!(!outcome.status.success() && words(&outcome).contains("it is open"), "{}", words(&outcome));
+    drop(reader);
+    // The release of a handle comes after close(2) returned.
+    std::thread::sleep(Duration::from_millis(300));
+    let mirror = fs::read(&backing).expect("stored")[152..220].to_vec();
+    let held = File::open(&backing).expect("open the stored file");
+    let outcome = kmsfs(&volume, &["shred"], &mount.at("secret"));
+    assert!(outcome.status.success() && words(&outcome).contains("backups"), "{}", words(&outcome));
+    assert!(!mount.at("secret").exists());
+    let mut left = vec![0; 4096];
+    std::os::unix::fs::FileExt::read_at(&held, &mut left, 0).expect("read what was the file");
+    assert!(!left.windows(32).any(|window| mirror.windows(32).any(|part| part == window)), "the mirror is there");
+
+    let log = fs::read(volume.backing.join(".kmsfs/keys.log")).expect("keys.log").len();
+    let outcome = kmsfs(&volume, &["shred"], &mount.at("dir3"));
+    assert!(!outcome.status.success() && words(&outcome).contains("-r"), "{}", words(&outcome));
+    let outcome = kmsfs(&volume, &["shred", "-r"], &mount.at("dir3"));
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    assert!(!mount.at("dir3").exists());
+    let now = fs::read(volume.backing.join(".kmsfs/keys.log")).expect("keys.log").len();
+    assert_eq!(log - now, 2 * (16 + 2 + 68), "the records of two directories are gone");
+    assert!(fs::read(mount.at("large")).expect("read") == keep);
+    fs::set_permissions(mount.at("locked"), fs::Permissions::from_mode(0o600)).expect("chmod");
+}
