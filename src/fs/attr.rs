@@ -82,13 +82,20 @@ impl EncryptedFs {
         self.plain(stat)
     }
 
-    /// Attributes of `ino`; through `file` where it is open.
+    /// Attributes of `ino`; through its handle where it is open.
+    ///
+    /// # Errors
+    /// EACCES through a handle of a file whose CMK refuses: so the kernel asks before each write(2) that it means to keep
+    /// to itself for a while.
     pub fn getattr(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
+        if let Some(file) = handle.and_then(|_| self.open_file_of(ino, handle)) {
+            self.require_light(&file)?;
+        }
+        self.attributes(caller, ino, handle)
+    }
+
+    fn attributes(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = self.open_file_of(ino, handle) {
-            if handle.is_some() {
-                // So the kernel asks before each write(2) that it will keep to itself for a while.
-                self.require_light(&file)?;
-            }
             return self.plain(file.stat()?);
         }
         match self.inodes.kind(ino) {
@@ -143,7 +150,7 @@ impl EncryptedFs {
                 Ok(())
             })?,
         }
-        self.getattr(caller, ino, handle)
+        self.attributes(caller, ino, handle)
     }
 
     fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {

@@ -70,7 +70,7 @@ fn shut(fs: &EncryptedFs, notifier: &Notifier) {
     for ino in &faded.files {
         told(notifier.inval_inode(number(*ino), 0, 0));
     }
-    log::info!(
+    log::warn!(
         "{} open files and {} directories are out of reach until their keys are enabled again",
         faded.files.len(),
         faded.dirs.len()
