@@ -15,7 +15,7 @@ use super::error::{Error, Result};
 use super::open_file::OpenFile;
 use super::slot::{ContentGuard, Found};
 use super::{EncryptedFs, Errno, Ino, Location};
-use crate::envelope::{Envelope, EnvelopeError};
+use crate::envelope::{Envelope, EnvelopeError, Place};
 use crate::kms::{Caller, KmsError};
 
 /// Wakes the thread that looks after what is open: the keys may have changed, or the mount ends.
@@ -174,23 +174,29 @@ impl EncryptedFs {
             // Somebody was faster.
             return Ok(());
         }
-        let loaded = match envelope.take() {
-            Some(known) => known,
-            None => Envelope::parse(&self.load_envelope(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?)?,
+        let (key, place) = match &*envelope {
+            Some(known) => {
+                let place = if known.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
+                (self.sealer(caller).unlock(known, place)?, place)
+            }
+            None => {
+                let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
+                let place = if loaded.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
+                *envelope = Some(loaded);
+                (key, place)
+            }
         };
-        let known = &*envelope.insert(loaded);
-        let place = if known.is_linked() { crate::envelope::Place::Linked } else { self.place_of(caller, file)? };
-        let key = self.sealer(caller).unlock(known, place)?;
         if file.content.brighten() {
             return Ok(());
         }
         let content = self.open_content(file, key)?;
         let lacks_mirror = content.mirror().is_some_and(|mirror| mirror.iter().all(|byte| *byte == 0));
-        if lacks_mirror && file.backing.is_writable() {
-            let mirror = self.sealer(caller).mirror(known, place)?;
-            if let Ok(mirror) = mirror.try_into() {
-                content.replace_mirror(&mirror)?;
-            }
+        if lacks_mirror
+            && file.backing.is_writable()
+            && let Some(known) = &*envelope
+            && let Ok(mirror) = self.sealer(caller).mirror(known, place)?.try_into()
+        {
+            content.replace_mirror(&mirror)?;
         }
         file.content.fill(content);
         Ok(())

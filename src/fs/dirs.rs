@@ -318,7 +318,7 @@ impl EncryptedFs {
             Some(location) => self.dir(caller, location.parent)?.place(),
             None => return Err(Errno::STALE.into()),
         };
-        let (key, origin) = self.unlock_dir(caller, self.envelopes.load(dir.fd())?, place)?;
+        let (key, origin) = self.unlock_dir(caller, self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
         if derive::directory_id(&key) != dir.id {
             return Err(Error::Forged("the envelope of a directory"));
         }
