@@ -12,6 +12,8 @@ mod ops;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod raw;
 
+#[path = "mount/dark.rs"]
+mod dark;
 #[path = "mount/disk.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod disk;

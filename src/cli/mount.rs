@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::background::{self, Reporter};
 use super::checks;
@@ -15,11 +16,14 @@ use super::target::adopt;
 use super::unlock::{copy_path, lock_volume, unlock};
 use super::volumes;
 use crate::envelope::{Access, Volume, VolumeHeader};
-use crate::fs::{EncryptedFs, FsConfig};
+use crate::fs::{EncryptedFs, FsConfig, KeyBell};
 use crate::fuse;
 use crate::kms::{BundleWatcher, LocalKms};
 use crate::sys;
 use crate::sys::background::MountFlags;
+
+/// Seconds.
+const DEFAULT_KEY_TTL: u64 = 60;
 
 /// Arguments of `kmsfs mount`.
 #[derive(clap::Args, Clone)]
@@ -43,11 +47,15 @@ pub(super) struct Args {
     /// Other programs change the volume's directory while it is mounted: cache nothing (slower)
     #[arg(long)]
     shared: bool,
+    /// How long what is open may be used after its key was disabled or deleted, if the change itself was missed;
+    /// else a second suffices [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    key_ttl: Option<u64>,
     /// How many threads answer requests [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Options as of mount(8): ro, rw, remount, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=,
-    /// passfile=, keyfile=, keystore=, threads=; x-... are ignored
+    /// passfile=, keyfile=, keystore=, threads=, key_ttl=; x-... are ignored
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Tell the parent on standard output when the mount is ready
@@ -68,6 +76,7 @@ struct Plan {
     shared: bool,
     durability: Durability,
     threads: usize,
+    key_ttl: Duration,
     /// Options for the kernel.
     kernel: Vec<String>,
 }
@@ -94,8 +103,9 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     if args.foreground {
         locked.record_pid()?;
         let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret))?;
-        let _watcher = watch(&plan, &kms)?;
-        let served = serve(&plan, kms, volume, || {
+        let bell = Arc::new(KeyBell::default());
+        let _watcher = watch(&plan, &kms, &bell)?;
+        let served = serve(&plan, (kms, bell), volume, || {
             if let Some(reporter) = reporter {
                 reporter.ready()
             }
@@ -152,6 +162,7 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         shared: args.shared,
         durability: args.durability.or(options.durability).unwrap_or_default(),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
+        key_ttl: Duration::from_secs(args.key_ttl.or(options.key_ttl).unwrap_or(DEFAULT_KEY_TTL)),
         kernel: options.kernel_on(restrictions),
     })
 }
@@ -163,6 +174,7 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     pair("--keystore", plan.keystore_dir.clone().into());
     pair("--durability", if plan.durability == Durability::Fast { "fast" } else { "atomic" }.into());
     pair("--threads", plan.threads.to_string().into());
+    pair("--key-ttl", plan.key_ttl.as_secs().to_string().into());
     pair("-o", [&["nonempty".to_owned()], &plan.kernel[..]].concat().join(",").into());
     match &args.keystore.secret.keyfile {
         Some(path) => {
@@ -183,7 +195,7 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
 }
 
 /// Follows changes of the keystore, and keeps the volume's copy of its keys as new as they are.
-fn watch(plan: &Plan, kms: &Arc<LocalKms>) -> Result<BundleWatcher, Failure> {
+fn watch(plan: &Plan, kms: &Arc<LocalKms>, bell: &Arc<KeyBell>) -> Result<BundleWatcher, Failure> {
     let (copy, key) = (copy_path(&plan.backing), plan.header.key().clone());
     let has_copy = copy.exists() && !plan.read_only;
     let update = move |kms: &LocalKms| {
@@ -197,7 +209,12 @@ fn watch(plan: &Plan, kms: &Arc<LocalKms>) -> Result<BundleWatcher, Failure> {
         }
     };
     update(kms);
-    let started = BundleWatcher::start(Arc::clone(kms), update);
+    let bell = Arc::clone(bell);
+    let changed = move |kms: &LocalKms| {
+        bell.ring();
+        update(kms);
+    };
+    let started = BundleWatcher::start(Arc::clone(kms), changed);
     started.map_err(|error| {
         Failure::new(
             Code::Other,
@@ -209,7 +226,12 @@ fn watch(plan: &Plan, kms: &Arc<LocalKms>) -> Result<BundleWatcher, Failure> {
 }
 
 /// Serves the volume until it is unmounted.
-fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) -> Result<(), Failure> {
+fn serve(
+    plan: &Plan,
+    (kms, key_bell): (Arc<LocalKms>, Arc<KeyBell>),
+    volume: Volume,
+    ready: impl FnOnce(),
+) -> Result<(), Failure> {
     let limit = sys::process::raise_open_files();
     limit.map_err(|error| {
         Failure::new(
@@ -246,6 +268,8 @@ fn serve(plan: &Plan, kms: Arc<LocalKms>, volume: Volume, ready: impl FnOnce()) 
         fs_name: plan.backing.to_string_lossy().into_owned(),
         extra: plan.kernel.clone(),
         shared: plan.shared,
+        key_bell,
+        key_ttl: plan.key_ttl,
     };
     fuse::serve(fs, &plan.mountpoint, &options, ready).map_err(|error| {
         Failure::new(Code::Mountpoint, "mount", error.to_string(), "see the log, and docs/operations.md")

@@ -37,6 +37,8 @@ pub(super) struct MountOptions {
     pub(super) keyfile: Option<PathBuf>,
     pub(super) keystore: Option<PathBuf>,
     pub(super) threads: Option<usize>,
+    /// In seconds.
+    pub(super) key_ttl: Option<u64>,
     /// What the kernel is to be told.
     pub(super) kernel: Vec<String>,
     /// A word that only mounted filesystems have; mount(8) repeats those when it remounts.
@@ -125,6 +127,7 @@ impl MountOptions {
             "passfile" => self.passfile = Some(value.into()),
             "keyfile" => self.keyfile = Some(value.into()),
             "keystore" => self.keystore = Some(value.into()),
+            "key_ttl" => self.key_ttl = Some(value.parse().map_err(|_| bad_value(word, "a number of seconds"))?),
             "threads" => self.threads = Some(value.parse().map_err(|_| bad_value(word, "a number"))?),
             "comment" | "subtype" | "fsname" => {}
             "user_id" | "group_id" | "rootmode" | "max_read" | "blksize" | "fd" => {

@@ -9,7 +9,7 @@ use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::kms::Caller;
 use crate::sys::dir::SetTime;
-use crate::sys::{self, FileKind, Stat};
+use crate::sys::{self, Errno, FileKind, Stat};
 
 /// Attributes of a plain file.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub struct Attr {
     pub ino: Ino,
     /// The attributes; `size` is the plain size.
     pub stat: Stat,
+    /// It is open and its CMK refuses: nobody shall remember these.
+    pub is_shut: bool,
 }
 
 /// What a setattr changes; `None` and [`SetTime::Keep`] leave a thing as it is.
@@ -61,12 +63,15 @@ impl EncryptedFs {
     pub(super) fn plain(&self, mut stat: Stat) -> Result<Attr> {
         let ino = self.ino_of(&stat)?;
         stat.perm = self.relaxed.shown(ino, stat.perm);
+        let mut is_shut = false;
         // The length of a symlink may have to be read: see `plain_at`.
         if stat.kind == FileKind::File {
-            let open = self.files.peek(ino).filter(|file| file.content().is_some());
-            stat.size = open.map_or_else(|| self.sizes.told(ino, stat.size), |file| file.size());
+            let open = self.files.peek(ino);
+            let size = open.as_ref().and_then(|file| file.content().map(|content| content.size()));
+            stat.size = size.unwrap_or_else(|| self.sizes.told(ino, stat.size));
+            is_shut = open.is_some_and(|file| file.content.is_shut());
         }
-        Ok(Attr { ino, stat })
+        Ok(Attr { ino, stat, is_shut })
     }
 
     /// The same for the object stored as `name` in `parent`.
@@ -77,18 +82,40 @@ impl EncryptedFs {
         self.plain(stat)
     }
 
-    /// Attributes of `ino`; through `file` where it is open.
+    /// Attributes of `ino`; through its handle where it is open.
+    ///
+    /// # Errors
+    /// EACCES through a handle of a file whose CMK refuses: so the kernel asks before each write(2) that it means to keep
+    /// to itself for a while.
     pub fn getattr(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
+        if let Some(file) = handle.and_then(|_| self.open_file_of(ino, handle)) {
+            self.require_light(&file)?;
+        }
+        self.attributes(caller, ino, handle)
+    }
+
+    fn attributes(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = self.open_file_of(ino, handle) {
             return self.plain(file.stat()?);
         }
         match self.inodes.kind(ino) {
-            Some(FileKind::Directory) | None => {
-                // A directory that was removed still answers through its descriptor.
-                let dir = self.dir(caller, ino)?;
-                self.plain(sys::stat::of_fd(dir.fd())?)
-            }
+            Some(FileKind::Directory) | None => self.getattr_of_dir(caller, ino),
             Some(_) => self.at_location(caller, ino, |parent, name, stat| self.plain_at(parent, stored(name), *stat)),
+        }
+    }
+
+    /// Its attributes can be told even if its CMK refuses, like those of a directory that is not open.
+    fn getattr_of_dir(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
+        if let Some(dir) = self.dirs.peek(ino) {
+            return self.plain(sys::stat::of_fd(dir.fd())?);
+        }
+        match self.dir(caller, ino) {
+            // A directory that was removed still answers through its descriptor.
+            Ok(dir) => self.plain(sys::stat::of_fd(dir.fd())?),
+            Err(error) if error.errno() == Errno::ACCESS => {
+                self.at_location(caller, ino, |_, _, stat| self.plain(*stat))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -123,7 +150,7 @@ impl EncryptedFs {
                 Ok(())
             })?,
         }
-        self.getattr(caller, ino, handle)
+        self.attributes(caller, ino, handle)
     }
 
     fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {
@@ -171,7 +198,7 @@ impl EncryptedFs {
     }
 
     pub(super) fn truncate_open(&self, caller: &Caller, file: &Arc<OpenFile>, size: u64) -> Result<()> {
-        if size == 0 && file.content().is_none() {
+        if size == 0 && file.content.is_unkeyed() {
             return Ok(());
         }
         let cut = self.content_for_writing(caller, file)?.truncate(size);

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Caller, KeyId, KeyOrigin};
-use crate::names::{Decoded, DirNames, EncodedName};
+use crate::names::{Decoded, DirNames, EncodedName, Xattrs};
 use crate::sys::dir::Access;
 use crate::sys::xattr::Target;
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -30,15 +30,23 @@ pub struct Dir {
     fd: OwnedFd,
     /// Its id, which the envelopes of its entries are bound to.
     pub id: [u8; 16],
-    /// Its key, which also seals its extended attributes.
-    pub key: DataKey,
-    names: DirNames,
+    /// None while its CMK refuses.
+    secrets: RwLock<Option<Secrets>>,
+    /// Whether its CMK refused when that was last asked.
+    is_dark: AtomicBool,
     /// Long names lie in files and not in symlinks: the store need not have any.
     sides_are_files: bool,
     /// What wrapped its key: its entries get their keys under the same CMK.
     origin: RwLock<KeyOrigin>,
     /// Whether it has a default ACL; unknown until asked, and again when the ACL is set.
     has_default_acl: RwLock<Option<bool>>,
+}
+
+/// What only an unlocked directory has.
+struct Secrets {
+    /// Its key, which also seals its extended attributes.
+    key: DataKey,
+    names: DirNames,
 }
 
 impl Dir {
@@ -57,9 +65,37 @@ impl Dir {
         self.origin.read().key.clone()
     }
 
+    fn secrets(&self) -> Result<MappedRwLockReadGuard<'_, Secrets>> {
+        Ok(RwLockReadGuard::try_map(self.secrets.read(), Option::as_ref).map_err(|_| Errno::ACCESS)?)
+    }
+
+    /// The sealer of its extended attributes.
+    ///
+    /// # Errors
+    /// EACCES while its CMK refuses.
+    pub fn xattrs(&self) -> Result<Xattrs> {
+        Ok(Xattrs::new(&self.secrets()?.key))
+    }
+
+    /// What wrapped its key.
+    pub fn origin(&self) -> KeyOrigin {
+        self.origin.read().clone()
+    }
+
+    /// Its CMK refuses: its key is dropped. Whether that is news.
+    pub fn darken(&self) -> bool {
+        self.is_dark.store(true, Ordering::Relaxed);
+        self.secrets.write().take().is_some()
+    }
+
+    fn lighten(&self, key: DataKey, names: DirNames) {
+        *self.secrets.write() = Some(Secrets { key, names });
+        self.is_dark.store(false, Ordering::Relaxed);
+    }
+
     /// How `plain` is stored here.
     pub fn encode(&self, plain: &[u8]) -> Result<EncodedName> {
-        Ok(self.names.encode(plain)?)
+        Ok(self.secrets()?.names.encode(plain)?)
     }
 
     /// The plain name of the entry stored as `stored`: one readlink for a long name.
@@ -67,7 +103,8 @@ impl Dir {
     /// # Errors
     /// [`Error::Name`] if it does not authenticate in this directory.
     pub fn decode(&self, stored: &[u8]) -> Result<Vec<u8>> {
-        match self.names.decode(stored)? {
+        let secrets = self.secrets()?;
+        match secrets.names.decode(stored)? {
             Decoded::Short(plain) => Ok(plain),
             Decoded::NeedsSide(side) => {
                 let target = if self.sides_are_files {
@@ -75,7 +112,7 @@ impl Dir {
                 } else {
                     sys::dir::read_link(self.fd(), side.as_bytes())?
                 };
-                Ok(self.names.decode_long(stored, &target)?)
+                Ok(secrets.names.decode_long(stored, &target)?)
             }
         }
     }
@@ -206,6 +243,16 @@ impl DirCache {
         }
     }
 
+    /// The directory `ino` if it is open, even if its CMK refuses.
+    pub fn peek(&self, ino: Ino) -> Option<Arc<Dir>> {
+        self.dirs.lock().get(&ino).map(|(dir, _)| dir.clone())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Dir>> {
+        self.dirs.lock().values().map(|(dir, _)| dir.clone()).collect()
+    }
+
     /// Closes the directory `ino`, unless someone still lists it.
     pub fn forget(&self, ino: Ino) {
         self.dirs.lock().remove(&ino);
@@ -216,12 +263,14 @@ impl EncryptedFs {
     /// The directory `ino`, unlocked. Directories above it that are not open are opened on the way.
     pub(super) fn dir(&self, caller: &Caller, ino: Ino) -> Result<Arc<Dir>> {
         if let Some(dir) = self.dirs.get(ino) {
+            self.lit(caller, &dir)?;
             return Ok(dir);
         }
         let mut below = Vec::new();
         let mut at = ino;
         let mut dir = loop {
             if let Some(dir) = self.dirs.get(at) {
+                self.lit(caller, &dir)?;
                 break dir;
             }
             if self.inodes.kind(at).is_some_and(|kind| kind != FileKind::Directory) {
@@ -258,6 +307,27 @@ impl EncryptedFs {
         Ok(Arc::new(self.make_dir_handle(ino, fd, key, origin)))
     }
 
+    /// Unlocks an open directory again, if its CMK refused before and does not any more.
+    pub(super) fn lit(&self, caller: &Caller, dir: &Dir) -> Result<()> {
+        if !dir.is_dark.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.kms.permits(&dir.origin()).map_err(EnvelopeError::Kms)?;
+        let place = match self.inodes.locations(dir.ino).first() {
+            _ if dir.ino == Ino::ROOT => Place::ROOT,
+            Some(location) => self.dir(caller, location.parent)?.place(),
+            None => return Err(Errno::STALE.into()),
+        };
+        let (key, origin) = self.unlock_dir(caller, self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
+        if derive::directory_id(&key) != dir.id {
+            return Err(Error::Forged("the envelope of a directory"));
+        }
+        *dir.origin.write() = origin;
+        let names = DirNames::new(&key, self.name_encoding);
+        dir.lighten(key, names);
+        Ok(())
+    }
+
     fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, KeyOrigin)> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
         super::open_file::require_kind(&envelope, Kind::Directory)?;
@@ -272,13 +342,14 @@ impl EncryptedFs {
 
     /// A handle for a directory whose key is known.
     pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey, origin: KeyOrigin) -> Dir {
+        let names = DirNames::new(&key, self.name_encoding);
         Dir {
             ino,
             fd,
             id: derive::directory_id(&key),
-            names: DirNames::new(&key, self.name_encoding),
+            secrets: RwLock::new(Some(Secrets { key, names })),
+            is_dark: AtomicBool::new(false),
             sides_are_files: self.envelopes.sidecars().is_some(),
-            key,
             origin: RwLock::new(origin),
             has_default_acl: RwLock::new(None),
         }

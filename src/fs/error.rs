@@ -71,8 +71,7 @@ impl Error {
             Self::Content(content::Error::Io(error)) => crate::sys::errno_of(error),
             Self::Content(content::Error::TooLarge { .. }) => Errno::FBIG,
             Self::Content(_) | Self::Forged(_) => Errno::IO,
-            Self::Envelope(EnvelopeError::Kms(KmsError::InvalidCiphertext(_))) => Errno::IO,
-            Self::Envelope(EnvelopeError::Kms(_)) => Errno::ACCESS,
+            Self::Envelope(EnvelopeError::Kms(error)) if error.is_refusal() => Errno::ACCESS,
             Self::Envelope(_) => Errno::IO,
             Self::Volume(VolumeError::Io { source, .. }) | Self::Keystore(KeystoreError::Io { source, .. }) => {
                 crate::sys::errno_of(source)

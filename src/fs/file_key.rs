@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::backing::Backing;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::open_file::{OpenFile, require_kind};
+use super::slot::ContentGuard;
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
@@ -31,12 +31,8 @@ impl EncryptedFs {
     /// The content of `file`, which is given a key if it has none yet.
     ///
     /// Its envelope is on the backing file before the first byte is.
-    pub(super) fn content_for_writing<'f>(
-        &self,
-        caller: &Caller,
-        file: &'f OpenFile,
-    ) -> Result<&'f FileContent<Arc<Backing>>> {
-        if let Some(content) = file.content() {
+    pub(super) fn content_for_writing<'f>(&self, caller: &Caller, file: &'f OpenFile) -> Result<ContentGuard<'f>> {
+        if let Some(content) = self.content_of(caller, file)? {
             return Ok(content);
         }
         let _held = self.places.hold(file.ino);
@@ -46,15 +42,22 @@ impl EncryptedFs {
         }
         let key = self.file_key(caller, file, &mut envelope)?;
         let content = FileContent::create(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
-        Ok(file.content.get_or_init(|| content))
+        file.content.fill(content);
+        // Nothing, if its CMK was disabled just now and the file was shut at once.
+        Ok(file.content().ok_or(Errno::ACCESS)?)
     }
 
     fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
         let (key, envelope) = self.owner_key(caller, file)?;
         let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
-        let mirror = self.sealer(caller).mirror(&envelope, place)?;
+        let mirror = match self.sealer(caller).mirror(&envelope, place) {
+            Ok(mirror) => mirror.try_into().ok(),
+            // The key was given at open, and what was written since must not be lost. `light` makes up for it.
+            Err(EnvelopeError::Kms(error)) if error.is_refusal() => None,
+            Err(error) => return Err(error.into()),
+        };
         *slot = Some(envelope);
-        Ok(ContentKey { key, mirror: mirror.try_into().ok() })
+        Ok(ContentKey { key, mirror })
     }
 
     /// The data key of an open file, stored now if it is new. `places` must be held.
@@ -175,7 +178,7 @@ impl EncryptedFs {
         let _held = self.places.hold(file.ino);
         // Whoever opens it at the same time waits, and finds it empty.
         let _envelope = file.envelope.lock();
-        if file.content().is_some() || !file.backing.is_writable() {
+        if !file.content.is_unkeyed() || !file.backing.is_writable() {
             return Ok(false);
         }
         let key = self.new_key(caller, file)?;

@@ -1,6 +1,6 @@
 //! The inodes that the kernel knows, and by which names they can be reached.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
@@ -176,6 +176,13 @@ impl InodeTable {
         }
         names.reverse();
         format!("/{}", names.join("/"))
+    }
+
+    /// The names that the kernel knows in these directories, and what they lead to.
+    pub fn below(&self, dirs: &HashSet<Ino>) -> Vec<(Location, Ino)> {
+        let inodes = self.inodes.lock();
+        let all = inodes.iter().flat_map(|(ino, inode)| inode.locations().map(|at| (at, *ino)));
+        all.filter(|(at, _)| dirs.contains(&at.parent)).map(|(at, ino)| (at.clone(), ino)).collect()
     }
 
     /// How many inodes the kernel knows.

@@ -103,7 +103,7 @@ impl EncryptedFs {
     /// Reads at `at`; short only at the end of the file.
     pub fn read(&self, handle: u64, at: u64, out: &mut [u8]) -> Result<usize> {
         let handle = self.file_handles.get(handle)?;
-        match handle.file.content() {
+        match self.content_of(&handle.caller, &handle.file)? {
             Some(content) => content.read(at, out).map_err(|error| self.report(handle.file.ino, error.into())),
             None => Ok(0),
         }
@@ -115,7 +115,12 @@ impl EncryptedFs {
     pub fn write(&self, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let written = self.content_for_writing(&handle.caller, file).and_then(|content| {
+        let content = match file.content() {
+            // What was written before its CMK was disabled still goes where it belongs.
+            Some(content) if origin == WriteOrigin::Cache => Ok(content),
+            _ => self.content_for_writing(&handle.caller, file),
+        };
+        let written = content.and_then(|content| {
             if handle.mode.append && origin != WriteOrigin::Cache {
                 content.append(data)?;
             } else {
@@ -200,7 +205,7 @@ impl EncryptedFs {
     /// ENXIO at or behind the end of the file.
     pub fn seek(&self, handle: u64, at: u64, hole: bool) -> Result<u64> {
         let handle = self.file_handles.get(handle)?;
-        let Some(content) = handle.file.content() else { return Err(Errno::NXIO.into()) };
+        let Some(content) = self.content_of(&handle.caller, &handle.file)? else { return Err(Errno::NXIO.into()) };
         let found = if hole { content.seek_hole(at) } else { content.seek_data(at) };
         let found = found.map_err(|error| self.report(handle.file.ino, error.into()))?;
         Ok(found.ok_or(Errno::NXIO)?)

@@ -12,7 +12,9 @@ use crate::sys::{self, Errno, FileKind};
 
 /// An open directory. It has a descriptor of its own, because positions belong to descriptors.
 pub struct DirHandle {
-    dir: Arc<Dir>,
+    pub(super) dir: Arc<Dir>,
+    /// Who opened it: further parts of a listing come in nobody's name.
+    caller: Caller,
     fd: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -43,7 +45,7 @@ impl EncryptedFs {
     /// Opens a directory for listing.
     pub fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
         let dir = self.dir(caller, ino).map_err(|error| self.report(ino, error))?;
-        let handle = DirHandle { dir, fd: OnceLock::new() };
+        let handle = DirHandle { dir, caller: *caller, fd: OnceLock::new() };
         Ok(self.dir_handles.insert(handle))
     }
 
@@ -59,6 +61,8 @@ impl EncryptedFs {
         let handle = self.dir_handles.get(handle)?;
         let fd = handle.fd()?;
         let dir = &handle.dir;
+        self.lit(&handle.caller, dir)?;
+        let mut refused = Ok(());
         sys::dir::list(fd.as_fd(), from, |entry| {
             if names::is_internal(entry.name) {
                 return true;
@@ -67,6 +71,11 @@ impl EncryptedFs {
             let plain = if dots { Ok(entry.name.to_vec()) } else { dir.decode(entry.name) };
             let name = match plain {
                 Ok(name) => name,
+                // Its CMK was disabled just now: a part of a listing would look like the whole.
+                Err(error) if error.errno() == Errno::ACCESS => {
+                    refused = Err(error);
+                    return false;
+                }
                 Err(error) => {
                     let stored = super::shown(entry.name);
                     let path = self.inodes.path(dir.ino);
@@ -80,7 +89,7 @@ impl EncryptedFs {
             let ino = self.listed_ino(dir, entry.name, entry.ino);
             each(ListedEntry { name: &name, ino, kind: kind.unwrap_or(FileKind::File), next: entry.next })
         })?;
-        Ok(())
+        refused
     }
 
     /// `..` leads to the backing parent; in the root of the mount that is not for the caller to see.

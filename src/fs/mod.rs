@@ -11,11 +11,12 @@
 //!   given to the caller, so that identities cannot leak between requests.
 //!
 //! Locks, in the order in which they may be taken: `places`, then an open file's envelope, then a table
-//! (inodes, directories, files, handles). No table is locked across a system call or a call of the KMS,
+//! (inodes, directories, files, handles), then the content of a file or the secrets of a directory. No table is locked across a system call or a call of the KMS,
 //! but for that of changed modes (`relax`), which is the last in this order.
 
 mod attr;
 mod backing;
+mod dark;
 mod dirs;
 mod error;
 mod failures;
@@ -32,6 +33,7 @@ mod removal;
 mod rename;
 mod sidecars;
 mod sizes;
+mod slot;
 mod symlink;
 pub mod upkeep;
 mod writeback;
@@ -42,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use attr::{Attr, Changes, Filesystem, without_privileges};
+pub use dark::{Faded, KeyBell};
 pub use error::{Error, Result};
 pub use inode::{Ino, Location};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};

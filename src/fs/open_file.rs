@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -12,9 +12,10 @@ use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::failures::Failures;
 use super::file_key::NewKey;
+use super::slot::{ContentGuard, Slot};
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
-use crate::crypto::Suite;
+use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
 use crate::kms::Caller;
 use crate::names::EncodedName;
@@ -30,7 +31,7 @@ pub struct OpenFile {
     /// Handles through which it may be written: the kernel may hold pages of it that it has not written yet.
     pub writers: AtomicUsize,
     /// Its content. An empty file has none until the first write gives it a key.
-    pub(super) content: OnceLock<FileContent<Arc<Backing>>>,
+    pub(super) content: Slot,
     /// Its envelope, so that every further open is put before the KMS as the first was. Locked while it is made.
     pub(super) envelope: Mutex<Option<Envelope>>,
     /// The directory that its envelope is, or shall be, bound to: it stays that after the file was unlinked. None while
@@ -59,7 +60,7 @@ impl OpenFile {
             ino,
             backing: Arc::new(Backing::new(fd, writable)),
             writers: AtomicUsize::new(0),
-            content: OnceLock::new(),
+            content: Slot::default(),
             envelope: Mutex::new(None),
             home: Mutex::new(None),
             reserved: Mutex::new(None),
@@ -72,14 +73,10 @@ impl OpenFile {
         }
     }
 
-    /// The content, unless the file is empty and has no key yet.
-    pub fn content(&self) -> Option<&FileContent<Arc<Backing>>> {
+    /// The content, to be put in order: unless the file is empty and has no key yet, or its CMK refused. Users of the file
+    /// get it from [`EncryptedFs::content_of`].
+    pub fn content(&self) -> Option<ContentGuard<'_>> {
         self.content.get()
-    }
-
-    /// The plain size in bytes.
-    pub fn size(&self) -> u64 {
-        self.content().map_or(0, FileContent::size)
     }
 
     /// Attributes of the backing file.
@@ -139,7 +136,7 @@ impl OpenFile {
         }
     }
 
-    fn restore_mtime(&self) -> Result<()> {
+    pub(super) fn restore_mtime(&self) -> Result<()> {
         let pinned = *self.pinned_mtime.lock();
         if let Some(time) = pinned {
             let times = (sys::dir::SetTime::Keep, sys::dir::SetTime::At(time));
@@ -161,6 +158,11 @@ pub struct OpenFiles {
 }
 
 impl OpenFiles {
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.files.lock().values().map(|(file, _)| file.clone()).collect()
+    }
+
     /// The open file of `ino`, without becoming a user of it.
     pub fn peek(&self, ino: Ino) -> Option<Arc<OpenFile>> {
         self.files.lock().get(&ino).map(|(file, _)| file.clone())
@@ -232,6 +234,11 @@ impl<T> Handles<T> {
         Ok(self.table.read().get(&handle).cloned().ok_or(Errno::BADF)?)
     }
 
+    /// What all handles stand for.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.table.read().values().cloned().collect()
+    }
+
     /// Ends `handle`.
     pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
         self.table.write().remove(&handle)
@@ -264,7 +271,10 @@ impl EncryptedFs {
         }
         let _held = self.places.hold(file.ino);
         let mut envelope = file.envelope.lock();
-        if file.content.get().is_some() {
+        if file.content.is_shut() {
+            return self.light(caller, file, &mut envelope);
+        }
+        if !file.content.is_unkeyed() {
             if let Some(envelope) = &*envelope {
                 let place = self.place_of(caller, file)?;
                 self.sealer(caller).unlock(envelope, place)?;
@@ -280,12 +290,17 @@ impl EncryptedFs {
             return Ok(());
         }
         let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
-        let key = ContentKey { key, mirror: None };
-        let content = FileContent::open(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
+        let content = self.open_content(file, key)?;
         self.sizes.compare(file.ino, backing_len, content.size())?;
         *envelope = Some(loaded);
-        let _ = file.content.set(content);
+        file.content.fill(content);
         Ok(())
+    }
+
+    /// The content of a file that has a key.
+    pub(super) fn open_content(&self, file: &OpenFile, key: DataKey) -> Result<FileContent<Arc<Backing>>> {
+        let key = ContentKey { key, mirror: None };
+        Ok(FileContent::open(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?)
     }
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {

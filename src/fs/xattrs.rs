@@ -167,7 +167,7 @@ impl EncryptedFs {
     /// The sealer of an object's attributes; `None` if it has no key, and so no attributes of users.
     fn xattrs_of(&self, caller: &Caller, ino: Ino, owner: &Owner) -> Result<Option<Xattrs>> {
         if let Some(dir) = &owner.dir {
-            return Ok(Some(Xattrs::new(&dir.key)));
+            return dir.xattrs().map(Some);
         }
         let stored = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())?;
         if let Some(sidecars) = self.envelopes.sidecars() {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fuser::FopenFlags;
 
+use crate::fs::Attr;
+
 /// How long the kernel believes an attribute, a name or the absence of a name. A volume has one writer, and all
 /// its changes pass through this very kernel, which corrects its caches itself. So nothing ever needs to expire;
 /// the hour only bounds for how long a change made behind the back of kmsfs stays unseen.
@@ -25,6 +27,11 @@ impl Caching {
             Self::OneWriter => ONE_WRITER_TTL,
             Self::Shared => Duration::ZERO,
         }
+    }
+
+    /// How long these attributes are good for: each write(2) to a file whose CMK refuses must ask first.
+    pub(super) fn ttl_of(self, attr: &Attr) -> Duration {
+        if attr.is_shut { Duration::ZERO } else { self.ttl() }
     }
 
     /// Whether the kernel shall remember that a name does not exist.

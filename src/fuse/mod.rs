@@ -51,6 +51,7 @@ mod adapter;
 mod caching;
 mod control;
 mod convert;
+mod dark;
 mod ioctl;
 mod listing;
 mod negotiate;

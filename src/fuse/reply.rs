@@ -18,14 +18,16 @@ pub(super) fn empty(reply: ReplyEmpty, result: Result<()>) {
 
 pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, caching: Caching) {
     match result {
-        Ok(attr) => reply.attr(&caching.ttl(), &file_attr(&attr)),
+        Ok(attr) => reply.attr(&caching.ttl_of(&attr), &file_attr(&attr)),
         Err(error) => reply.error(errno(error.errno())),
     }
 }
 
 pub(super) fn entry(reply: ReplyEntry, result: Result<Looked>, caching: Caching) {
     match result {
-        Ok(looked) => reply.entry(&caching.ttl(), &file_attr(&looked.attr), Generation(looked.generation)),
+        Ok(looked) => {
+            reply.entry(&caching.ttl_of(&looked.attr), &file_attr(&looked.attr), Generation(looked.generation))
+        }
         Err(error) => reply.error(errno(error.errno())),
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -13,8 +14,9 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::adapter::Adapter;
 use super::caching::Caching;
+use super::dark::Keeper;
 use super::seek::Seeker;
-use crate::fs::{EncryptedFs, effective_uid};
+use crate::fs::{EncryptedFs, KeyBell, effective_uid};
 
 /// The type that mount(8) shows is `fuse.` with this behind it.
 const SUBTYPE: &str = "kmsfs";
@@ -44,6 +46,10 @@ pub struct MountOptions {
     pub extra: Vec<String>,
     /// Others change the backing tree, so the kernel caches nothing.
     pub shared: bool,
+    /// Rings when the keys may have changed.
+    pub key_bell: Arc<KeyBell>,
+    /// How long what is open may stay so after a change that did not ring.
+    pub key_ttl: Duration,
 }
 
 impl Default for MountOptions {
@@ -55,6 +61,8 @@ impl Default for MountOptions {
             fs_name: SUBTYPE.into(),
             extra: Vec::new(),
             shared: false,
+            key_bell: Arc::default(),
+            key_ttl: Duration::from_secs(60),
         }
     }
 }
@@ -91,6 +99,7 @@ fn run(fs: &Arc<EncryptedFs>, mountpoint: &Path, options: &MountOptions, ready: 
     let mut session = Session::new(Adapter::new(fs.clone(), caching, seeker.clone()), &path, &config)?;
     let _ = seeker.set(Seeker::start(fs.clone(), session.notifier())?);
     let unmounter = Unmounter { session: session.unmount_callable(), path: path.into() };
+    let _keeper = Keeper::start(fs.clone(), session.notifier(), options.key_bell.clone(), options.key_ttl)?;
     let (tell, end) = mpsc::channel();
     watch(signals, unmounter, tell.clone())?;
     let _stop = StopWatching(watched);

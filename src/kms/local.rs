@@ -269,15 +269,18 @@ impl BundleWatcher {
     /// If no thread can be started.
     pub fn start(kms: Arc<LocalKms>, changed: impl Fn(&LocalKms) + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
+        let mut told = kms.generation();
         let watch = move || {
             while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                match kms.refresh_if_changed() {
-                    Ok(true) => {
-                        log::info!("the keystore changed; generation {} is in use", kms.generation());
-                        changed(&kms);
-                    }
-                    Ok(false) => {}
-                    Err(error) => log::warn!("{error}; the keys read before stay in use"),
+                if let Err(error) = kms.refresh_if_changed() {
+                    log::warn!("{error}; the keys read before stay in use");
+                }
+                // Not what it says: somebody who could not wait may have refreshed before.
+                let generation = kms.generation();
+                if generation != told {
+                    told = generation;
+                    log::info!("the keystore changed; generation {generation} is in use");
+                    changed(&kms);
                 }
             }
         };

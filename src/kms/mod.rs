@@ -90,6 +90,13 @@ pub enum KmsError {
     InvalidCiphertext(InvalidCiphertext),
 }
 
+impl KmsError {
+    /// Whether the CMK does not want to, now or for ever; else something is wrong with the blob.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::InvalidCiphertext(reason) if !matches!(reason, InvalidCiphertext::VersionDestroyed(..)))
+    }
+}
+
 /// The reason behind an InvalidCiphertextException: for the owner's log and for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCiphertext {

@@ -1,0 +1,192 @@
+//! A key is disabled while the volume is mounted and in use: everything under it goes dark, and comes back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::harness::{Mount, Volume, skipped_in_plain_mode, wait_until, words};
+
+const KEY: &str = "alias/kmsfs/default";
+const BLOCK: usize = 4096;
+
+fn refused<T>(outcome: io::Result<T>) -> bool {
+    outcome.err().and_then(|error| error.raw_os_error()) == Some(Errno::ACCESS.raw_os_error())
+}
+
+fn key(volume: &Volume, verb: &str) {
+    let outcome = volume.run(&["key", verb, KEY]);
+    assert!(outcome.status.success(), "kmsfs key {verb}: {}", words(&outcome));
+}
+
+/// How often the mount has said that it went dark.
+fn dark_times(mount: &Mount) -> usize {
+    mount.log().lines().filter(|line| line.contains("out of reach until")).count()
+}
+
+/// Disables the default key, and waits until that has arrived.
+fn disable(volume: &Volume, mount: &Mount) {
+    let times = dark_times(mount);
+    key(volume, "disable");
+    wait_until("the mount to go dark", || dark_times(mount) > times);
+    assert!(refused(fs::read_dir(mount.dir())));
+}
+
+fn enable(volume: &Volume, mount: &Mount) {
+    key(volume, "enable");
+    wait_until("the mount to come back", || fs::read_dir(mount.dir()).is_ok());
+}
+
+fn open_both(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+#[test]
+fn everything_goes_dark_and_comes_back() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&["--key-ttl", "1"]);
+    let content: Vec<u8> = (0..40 * BLOCK).map(|i| (i / 7) as u8).collect();
+    fs::create_dir_all(mount.at("dir/sub")).unwrap();
+    for name in ["dir/cached", "dir/open", "small"] {
+        fs::write(mount.at(name), if name == "small" { &content[..100] } else { &content }).unwrap();
+        assert!(!fs::read(mount.at(name)).unwrap().is_empty());
+    }
+    std::os::unix::fs::symlink("small", mount.at("link")).unwrap();
+    fs::read_link(mount.at("link")).unwrap();
+    rustix::fs::setxattr(mount.at("small"), "user.a", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    let mut opened = open_both(&mount.at("dir/open"));
+    let small = open_both(&mount.at("small"));
+    let mut part = vec![0; BLOCK];
+    opened.read_exact(&mut part).unwrap();
+    let mut listing = rustix::fs::Dir::new(File::open(mount.at("dir")).unwrap()).unwrap();
+    assert_eq!(listing.by_ref().count(), 5);
+    assert!(fs::read_dir(mount.at("dir")).unwrap().count() == 3);
+
+    disable(&volume, &mount);
+    for name in ["", "dir", "dir/sub"] {
+        assert!(refused(fs::read_dir(mount.at(name))), "{name}");
+    }
+    for name in ["dir/cached", "dir/open", "small", "link", "dir/sub/none"] {
+        assert!(refused(fs::symlink_metadata(mount.at(name))), "{name}");
+        assert!(refused(fs::read(mount.at(name))), "{name}");
+    }
+    assert!(refused(fs::read_link(mount.at("link"))));
+    assert!(refused(fs::write(mount.at("dir/new"), b"x")));
+    assert!(refused(fs::remove_file(mount.at("dir/cached"))));
+    assert!(fs::symlink_metadata(mount.dir()).is_ok(), "the directory itself still has attributes");
+    for file in [&opened, &small] {
+        assert!(refused(file.read_at(&mut part[..10], 0)));
+        assert!(refused(file.write_at(&part[..10], 0).and_then(|_| file.sync_all())));
+        assert!(refused(file.set_len(10)));
+        assert!(refused(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, 10).map_err(Into::into)));
+        assert!(refused(
+            rustix::fs::fsetxattr(file, "user.b", b"2", rustix::fs::XattrFlags::empty()).map_err(Into::into)
+        ));
+        assert!(file.metadata().is_ok());
+    }
+    listing.rewind();
+    assert!(matches!(listing.read(), Some(Err(error)) if error == Errno::ACCESS));
+
+    enable(&volume, &mount);
+    opened.seek(SeekFrom::Start(0)).unwrap();
+    let mut again = Vec::new();
+    opened.read_to_end(&mut again).unwrap();
+    assert!(again == content);
+    assert_eq!(fs::read(mount.at("small")).unwrap(), &content[..100]);
+    small.write_at(b"back", 0).unwrap();
+    small.sync_all().unwrap();
+    assert_eq!(fs::read(mount.at("link")).unwrap()[..4], *b"back");
+    assert_eq!(fs::read_dir(mount.at("dir")).unwrap().count(), 3);
+    listing.rewind();
+    assert_eq!(listing.by_ref().filter(Result::is_ok).count(), 5);
+    drop((opened, small, listing));
+    assert!(fs::read(mount.at("dir/cached")).unwrap() == content);
+    mount.unmount();
+}
+
+#[test]
+fn what_was_written_before_is_there_after() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&["--key-ttl", "1"]);
+    let content: Vec<u8> = (0..1000 * BLOCK + 17).map(|i| (i / 3) as u8).collect();
+    fs::write(mount.at("old"), vec![1; 100 * BLOCK]).unwrap();
+    // The kernel holds all of this when the key goes; the first byte of a new file has not got to the daemon at all.
+    let mut new = File::create(mount.at("new")).unwrap();
+    let mut tiny = File::create(mount.at("tiny")).unwrap();
+    let old = open_both(&mount.at("old"));
+    new.write_all(&content).unwrap();
+    tiny.write_all(b"first words").unwrap();
+    old.write_all_at(&content[..BLOCK + 5], 50 * BLOCK as u64 - 2).unwrap();
+    disable(&volume, &mount);
+    assert!(refused(old.read_at(&mut [0; 10], 0)));
+    // It is on the disk: a new mount, after kill -9, has it.
+    let mut mount = mount;
+    mount.kill();
+    crate::harness::detach(&volume.mountpoint);
+    drop(mount);
+    key(&volume, "enable");
+    let mount = volume.mount(&[]);
+    assert!(fs::read(mount.at("new")).unwrap() == content);
+    assert_eq!(fs::read(mount.at("tiny")).unwrap(), b"first words");
+    let read = fs::read(mount.at("old")).unwrap();
+    assert!(read[50 * BLOCK - 2..][..BLOCK + 5] == content[..BLOCK + 5]);
+    mount.unmount();
+}
+
+#[test]
+fn it_comes_and_goes_under_load_without_a_wrong_byte() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&["--key-ttl", "1"]);
+    fs::write(mount.at("f"), vec![0; 64 * BLOCK]).unwrap();
+    let file = open_both(&mount.at("f"));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let load = |first: u8| {
+        let mut was_refused = 0;
+        for round in 0_u64.. {
+            if over.load(std::sync::atomic::Ordering::Relaxed) {
+                break;
+            }
+            let at = (round * 7 % 32) * BLOCK as u64 + u64::from(first) * 32 * BLOCK as u64;
+            let block = vec![(round % 251) as u8; BLOCK];
+            // Direct, so that an answered write is one that the daemon took.
+            if file.write_all_at(&block, at).and_then(|()| file.sync_data()).is_err() {
+                was_refused += 1;
+                continue;
+            }
+            let mut read = vec![0; BLOCK];
+            if file.read_exact_at(&mut read, at).is_ok() {
+                assert!(read == block, "round {round}");
+            } else {
+                was_refused += 1;
+            }
+        }
+        was_refused
+    };
+    std::thread::scope(|scope| {
+        let writers = [scope.spawn(|| load(0)), scope.spawn(|| load(1))];
+        for _ in 0..3 {
+            disable(&volume, &mount);
+            enable(&volume, &mount);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(writers.map(|writer| writer.join().unwrap()).iter().sum::<u64>() > 0);
+    });
+    file.write_all_at(&[9; BLOCK], 0).unwrap();
+    // An error of a write in between is told once.
+    let _ = file.sync_all();
+    assert!(file.sync_all().is_ok());
+    drop(file);
+    mount.unmount();
+}
