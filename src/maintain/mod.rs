@@ -8,10 +8,12 @@
 //! - what failed is reported with its path; nothing is skipped silently;
 //! - descriptors are bounded by the depth of the tree, not by its size.
 
+mod migrate;
 mod progress;
 mod rewrap;
 mod tree;
 
+pub use migrate::{Migration, has_kind, migrate};
 pub use progress::Progress;
 pub use rewrap::{FailedPath, Report, Rewrap, Start, rewrap};
 pub use tree::{Mounted, Refusal, Tree, Unmounted};
