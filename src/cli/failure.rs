@@ -152,6 +152,7 @@ impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         use VolumeError as E;
         let code = match &error {
+            E::Migrating { .. } => Code::InUse,
             E::NotAVolume { .. } | E::Damaged { .. } | E::Edited { .. } | E::RootEnvelope { .. } => Code::NotAVolume,
             E::Format { .. } | E::Incompat { .. } | E::ReadOnly { .. } => Code::Unsupported,
             E::WrongKeystore { .. } | E::Retired { .. } | E::Kms { .. } => Code::Keystore,

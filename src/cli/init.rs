@@ -10,7 +10,7 @@ use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
-use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume};
+use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume, probe_store};
 use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
 use crate::sys;
 
@@ -82,12 +82,12 @@ pub(super) struct Args {
     /// How contents are encrypted
     #[arg(long, value_enum, default_value_t = SuiteName::Gcm)]
     suite: SuiteName,
-    /// Where the wrapped keys lie on the backing store
-    #[arg(long, value_enum, default_value_t = PlacementName::Xattr)]
-    placement: PlacementName,
-    /// How encrypted names are written on the backing store
-    #[arg(long, value_enum, default_value_t = NameWriting::Base64url)]
-    names: NameWriting,
+    /// Where the wrapped keys lie on the backing store [default: xattr, if it has extended attributes]
+    #[arg(long, value_enum)]
+    placement: Option<PlacementName>,
+    /// How encrypted names are written on the backing store [default: base64url, if it tells upper from lower case]
+    #[arg(long, value_enum)]
+    names: Option<NameWriting>,
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -175,6 +175,35 @@ fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
     }
 }
 
+/// Where keys lie and how names are written: as was asked for, or as the store needs it.
+fn form(args: &Args) -> Result<(Placement, NameForm), Failure> {
+    let store = probe_store(&args.dir)?;
+    let dir = args.dir.display();
+    let names = match args.names {
+        Some(NameWriting::Base64url) if !store.tells_case => {
+            let why = "its filesystem does not tell upper from lower case, which base64url needs";
+            return Err(Failure::new(Code::BackingStore, dir, why, "leave --names out, or say --names base32"));
+        }
+        Some(names) => names.into(),
+        None if store.tells_case => NameForm::Base64Url,
+        None => {
+            eprintln!("kmsfs: note: {dir} does not tell upper from lower case: names are written as base32");
+            NameForm::Base32
+        }
+    };
+    let placement = match args.placement {
+        Some(placement) => placement.into(),
+        None if store.has_xattrs => Placement::Xattr,
+        None => {
+            eprintln!(
+                "kmsfs: note: {dir} has no extended attributes: wrapped keys go into files (--placement sidecar)"
+            );
+            Placement::Sidecar
+        }
+    };
+    Ok((placement, names))
+}
+
 fn make_volume(
     args: &Args,
     keystore: &Keystore,
@@ -185,7 +214,8 @@ fn make_volume(
         SuiteName::Gcm => Suite::Gcm4k,
     };
     let kms = LocalKms::fixed(keystore.keys());
-    let new = NewVolume { key, suite, placement: args.placement.into(), names: args.names.into(), labels };
+    let (placement, names) = form(args)?;
+    let new = NewVolume { key, suite, placement, names, labels };
     let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
     volumes::note(keystore.dir(), &volume.header, &args.dir);
     let dir = args.dir.display();

@@ -21,6 +21,7 @@ mod key_alias;
 mod key_use;
 mod keystore;
 mod logging;
+mod migrate;
 mod mount;
 mod mount_options;
 mod mounts;
@@ -81,6 +82,8 @@ enum Verb {
     Shred(shred::Args),
     /// Choose the key for what is made in a directory
     SetKey(rewrap::SetArgs),
+    /// Move the wrapped keys of a volume to another placement
+    Migrate(migrate::Args),
     /// Measure the ciphers on this machine
     Speed(speed::Args),
     /// Print a completion script for a shell
@@ -130,6 +133,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Rekey(args) => rekey::run(&args),
         Verb::Shred(args) => shred::run(&args),
         Verb::SetKey(args) => rewrap::set_key(&args),
+        Verb::Migrate(args) => migrate::run(&args),
         Verb::Speed(args) => speed::run(&args),
         Verb::Completions(args) => completions::shell(&args),
         Verb::Man(args) => completions::man(&args),

@@ -86,6 +86,14 @@ pub enum VolumeError {
         /// The directory.
         path: PathBuf,
     },
+    /// A move to another placement was begun and not finished.
+    #[error("{0} is on its way to the placement {placement}; finish that: kmsfs migrate {0} --placement {placement}", root.display())]
+    Migrating {
+        /// The directory.
+        root: PathBuf,
+        /// Where its envelopes are to lie.
+        placement: &'static str,
+    },
     /// The root directory has no envelope, or no readable one.
     #[error("the root directory {0} cannot be opened: {source}", root.display())]
     RootEnvelope {

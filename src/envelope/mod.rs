@@ -12,10 +12,12 @@
 //! - an envelope in store is replaced only by one who knows what it was.
 
 mod binder;
+mod canonical;
 mod create;
 mod error;
 mod keys_log;
 mod lock;
+mod probe;
 mod record;
 mod sidecar;
 mod store;
@@ -28,6 +30,7 @@ pub use create::{NewVolume, create_volume};
 pub use error::VolumeError;
 pub use keys_log::{KeysLog, MirrorRecord};
 pub use lock::{Access, VolumeLock, lock};
+pub use probe::{StoreAbilities, probe_store};
 pub use record::{Envelope, Kind, MalformedEnvelope};
 pub use sidecar::{DIRECTORY_SIDECAR, FILE_SIDECAR, SidecarStore, sidecar_name};
 pub use store::{ATTRIBUTE, Entry, EnvelopeStore, Envelopes, Object, Placement, StoreError, XattrStore};

@@ -95,6 +95,14 @@ fn write(dir: BorrowedFd<'_>, sidecar: &str, bytes: &[u8], durable: bool) -> io:
     if durable { Ok(sys::dir::sync(dir)?) } else { Ok(()) }
 }
 
+fn remove(dir: BorrowedFd<'_>, sidecar: &str) -> io::Result<bool> {
+    match keeping_mtime(dir, || sys::dir::unlink(dir, sidecar.as_bytes())) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl SidecarStore {
     /// The bytes of the sidecar of the name `at`, whether or not the file is there.
     pub fn get(&self, at: Entry<'_>) -> io::Result<Option<Vec<u8>>> {
@@ -110,11 +118,17 @@ impl SidecarStore {
     /// Removes the sidecar of a name that is gone; says whether there was one.
     pub fn remove(&self, at: Entry<'_>) -> io::Result<bool> {
         let _changing = self.changing.lock();
-        match keeping_mtime(at.dir, || sys::dir::unlink(at.dir, sidecar_name(at.name).as_bytes())) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        remove(at.dir, &sidecar_name(at.name))
+    }
+
+    pub(super) fn put_unsynced(&self, object: Object<'_>, envelope: &[u8]) -> io::Result<()> {
+        let _changing = self.changing.lock();
+        place(object).map_or(Ok(()), |(dir, sidecar)| write(dir, &sidecar, envelope, false))
+    }
+
+    pub(super) fn remove_of(&self, object: Object<'_>) -> io::Result<bool> {
+        let _changing = self.changing.lock();
+        place(object).map_or(Ok(false), |(dir, sidecar)| remove(dir, &sidecar))
     }
 }
 

@@ -177,6 +177,22 @@ impl Envelopes {
         }
     }
 
+    /// Gives the object this envelope, whether it has one or not. It is durable after a sync of the whole store.
+    pub fn put(&self, object: Object<'_>, envelope: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Xattr(_) => xattr::set(Target::Open(object.fd()), ATTRIBUTE.as_bytes(), envelope, Mode::Set),
+            Self::Sidecar(store) => store.put_unsynced(object, envelope),
+        }
+    }
+
+    /// Takes the object's envelope away; says whether there was one.
+    pub fn remove(&self, object: Object<'_>) -> io::Result<bool> {
+        match self {
+            Self::Xattr(_) => xattr::remove(Target::Open(object.fd()), ATTRIBUTE.as_bytes()),
+            Self::Sidecar(store) => store.remove_of(object),
+        }
+    }
+
     fn store(&self) -> &dyn EnvelopeStore {
         match self {
             Self::Xattr(store) => store,

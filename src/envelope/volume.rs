@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::crypto::derive::sha256;
 use crate::crypto::{DataKey, Suite};
 use crate::kms::{Caller, CiphertextBlob, InvalidCiphertext, KeyId, Kms, KmsError};
 use crate::sys::{atomic, xattr};
 
 use super::binder::{check_labels, volume_context};
+use super::canonical::{has_only_integers, hash};
 use super::{Envelope, EnvelopeError, EnvelopeStore, Object, Placement, VolumeError};
 
 /// The folder in the root of a backing tree.
@@ -30,8 +30,10 @@ const FORMAT: u64 = 1;
 const VOLUME_KEY: &str = "volume_key";
 /// A header is about 500 bytes; a larger file is none.
 const LEN_MAX: u64 = 1 << 20;
+/// The incompat feature of a volume whose envelopes are on the way to its placement.
+const MIGRATING: &str = "migrating";
 /// The features of either kind that this version knows.
-const KNOWN_FEATURES: [&str; 0] = [];
+const KNOWN_FEATURES: [&str; 1] = [MIGRATING];
 
 /// Which copy of the header was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +90,7 @@ pub struct VolumeHeader {
     /// All members but the volume key, as they are in the file.
     json: Map<String, Value>,
     ro_compat: Vec<String>,
+    migrating: bool,
     uuid: String,
     suite: Suite,
     placement: Placement,
@@ -185,6 +188,7 @@ impl VolumeHeader {
             source,
             json,
             ro_compat: features.ro_compat,
+            migrating: features.incompat.iter().any(|feature| feature == MIGRATING),
             uuid,
             suite,
             placement: members.placement,
@@ -222,6 +226,7 @@ impl VolumeHeader {
             source: Source::Primary,
             json,
             ro_compat: Vec::new(),
+            migrating: false,
             uuid,
             suite: new.suite,
             placement: new.placement,
@@ -288,6 +293,31 @@ impl VolumeHeader {
         Ok(new)
     }
 
+    /// The same volume with another placement, or (`migrating`) on the way there, when nobody may use it. Nothing is
+    /// written before [`VolumeHeader::store`], nor are envelopes moved.
+    ///
+    /// # Errors
+    /// [`VolumeError::Kms`].
+    pub fn placed(
+        &self,
+        kms: &dyn Kms,
+        caller: &Caller,
+        placement: Placement,
+        migrating: bool,
+    ) -> Result<Self, VolumeError> {
+        let mut new = self.clone();
+        (new.placement, new.migrating) = (placement, migrating);
+        new.json.insert("placement".into(), placement.name().into());
+        if let Some(Value::Array(incompat)) = new.json.get_mut("features").and_then(|all| all.get_mut("incompat")) {
+            incompat.retain(|feature| feature != MIGRATING);
+            incompat.extend(migrating.then(|| MIGRATING.into()));
+        }
+        let (from, into) = (self.key_context(), new.key_context());
+        let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, None, &into);
+        new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
+        Ok(new)
+    }
+
     fn unwrap_key(&self, kms: &dyn Kms, caller: &Caller) -> Result<DataKey, KmsError> {
         kms.decrypt(caller, &self.volume_key.0, &self.key_context())
     }
@@ -313,9 +343,20 @@ impl VolumeHeader {
     /// Refuses features that this version cannot honour.
     ///
     /// # Errors
-    /// [`VolumeError::ReadOnly`] unless `read_only`, for an unknown `ro_compat` feature.
+    /// [`VolumeError::Migrating`]; [`VolumeError::ReadOnly`] unless `read_only`, for an unknown `ro_compat` feature.
     /// ([`VolumeHeader::load`] has refused unknown `incompat` features already.)
     pub fn check_features(&self, read_only: bool) -> Result<(), VolumeError> {
+        if self.migrating {
+            return Err(VolumeError::Migrating { root: self.root.clone(), placement: self.placement.name() });
+        }
+        self.check_unknown(read_only)
+    }
+
+    /// The same, but a volume on the way to another placement is let pass.
+    ///
+    /// # Errors
+    /// [`VolumeError::ReadOnly`].
+    pub fn check_unknown(&self, read_only: bool) -> Result<(), VolumeError> {
         match unknown(&self.ro_compat) {
             Some(feature) if !read_only => Err(VolumeError::ReadOnly { file: self.source.file(&self.root), feature }),
             _ => Ok(()),
@@ -350,6 +391,11 @@ impl VolumeHeader {
     /// Where envelopes lie.
     pub fn placement(&self) -> Placement {
         self.placement
+    }
+
+    /// Whether some envelopes may lie elsewhere still: `kmsfs migrate` was interrupted.
+    pub fn is_migrating(&self) -> bool {
+        self.migrating
     }
 
     /// How names are written.
@@ -393,51 +439,4 @@ fn suite_named(name: &str) -> Option<Suite> {
 
 fn unknown(features: &[String]) -> Option<String> {
     features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())).cloned()
-}
-
-/// Integers are written in one way by everyone, fractions are not: a hash must not depend on that.
-fn has_only_integers(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => !number.is_f64(),
-        Value::Array(values) => values.iter().all(has_only_integers),
-        Value::Object(members) => members.values().all(has_only_integers),
-        Value::Null | Value::Bool(_) | Value::String(_) => true,
-    }
-}
-
-fn hash(members: &Map<String, Value>) -> [u8; 32] {
-    let mut text = String::new();
-    write_members(members, &mut text);
-    sha256(text.as_bytes())
-}
-
-/// Sorted here, because a map of serde_json keeps another order if any crate asks for that.
-fn write_members(members: &Map<String, Value>, text: &mut String) {
-    let sorted: BTreeMap<_, _> = members.iter().collect();
-    let mut separator = '{';
-    for (key, value) in &sorted {
-        text.push(separator);
-        separator = ',';
-        text.push_str(&Value::String((*key).clone()).to_string());
-        text.push(':');
-        write_value(value, text);
-    }
-    text.push_str(if sorted.is_empty() { "{}" } else { "}" });
-}
-
-fn write_value(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(members) => write_members(members, text),
-        Value::Array(values) => {
-            text.push('[');
-            for (i, value) in values.iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                write_value(value, text);
-            }
-            text.push(']');
-        }
-        leaf => text.push_str(&leaf.to_string()),
-    }
 }

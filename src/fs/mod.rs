@@ -44,12 +44,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use attr::{Attr, Changes, Filesystem, without_privileges};
+pub use backing::Backing;
 pub use dark::{Faded, KeyBell};
 pub use error::{Error, Result};
 pub use inode::{Ino, Location};
 pub use io::{Allocation, OpenMode, Opened, WriteOrigin};
 pub use listing::ListedEntry;
 pub use namespace::{Created, Looked, NewMode};
+pub use sidecars::is_key_of;
 
 // The words that this room's callers need to speak to it.
 pub use crate::kms::Caller;

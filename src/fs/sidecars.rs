@@ -294,7 +294,7 @@ impl EncryptedFs {
 
 /// Whether `key` is that of the content of a file or, if it is empty, of its attributes. Any key can be that of a file
 /// that has neither.
-pub(super) fn is_key_of(backing: &Backing, key: &DataKey) -> bool {
+pub fn is_key_of(backing: &Backing, key: &DataKey) -> bool {
     if let Ok(Some(is_key)) = content::is_sealed_under(backing, key) {
         return is_key;
     }

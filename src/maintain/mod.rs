@@ -8,11 +8,13 @@
 //! - what failed is reported with its path; nothing is skipped silently;
 //! - descriptors are bounded by the depth of the tree, not by its size.
 
+mod migrate;
 mod progress;
 mod rekey;
 mod rewrap;
 mod tree;
 
+pub use migrate::{Migration, has_kind, migrate};
 pub use progress::Progress;
 pub use rekey::{Journal, Rekeyed, rekey};
 pub use rewrap::{FailedPath, Report, Rewrap, Start, rewrap};
