@@ -58,7 +58,8 @@ pub fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub fn stored(backing: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64)> {
     let mut found = BTreeMap::new();
     each(backing, &mut |path, metadata| {
-        if path.components().any(|part| part.as_os_str() == ".kmsfs") || !metadata.is_file() {
+        let is_internal = |part: std::path::Component<'_>| part.as_os_str().as_bytes().starts_with(b".kmsfs");
+        if path.components().any(is_internal) || !metadata.is_file() {
             return;
         }
         let mut bytes = fs::read(path).expect("stored file");
