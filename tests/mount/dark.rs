@@ -3,12 +3,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::harness::{Mount, Volume, skipped_in_plain_mode, wait_until, words};
+use crate::raw::Mapping;
 
 const KEY: &str = "alias/kmsfs/default";
 const BLOCK: usize = 4096;
@@ -18,8 +22,12 @@ fn refused<T>(outcome: io::Result<T>) -> bool {
 }
 
 fn key(volume: &Volume, verb: &str) {
-    let outcome = volume.run(&["key", verb, KEY]);
-    assert!(outcome.status.success(), "kmsfs key {verb}: {}", words(&outcome));
+    done(volume, &["key", verb, KEY]);
+}
+
+fn done(volume: &Volume, arguments: &[&str]) {
+    let outcome = volume.run(arguments);
+    assert!(outcome.status.success(), "kmsfs {arguments:?}: {}", words(&outcome));
 }
 
 /// How often the mount has said that it went dark.
@@ -49,7 +57,12 @@ fn everything_goes_dark_and_comes_back() {
     if skipped_in_plain_mode() {
         return;
     }
-    let volume = Volume::new();
+    for placement in ["xattr", "sidecar"] {
+        goes_and_comes_back(&Volume::with(&["--placement", placement]));
+    }
+}
+
+fn goes_and_comes_back(volume: &Volume) {
     let mount = volume.mount(&["--key-ttl", "1"]);
     let content: Vec<u8> = (0..40 * BLOCK).map(|i| (i / 7) as u8).collect();
     fs::create_dir_all(mount.at("dir/sub")).unwrap();
@@ -68,7 +81,7 @@ fn everything_goes_dark_and_comes_back() {
     assert_eq!(listing.by_ref().count(), 5);
     assert!(fs::read_dir(mount.at("dir")).unwrap().count() == 3);
 
-    disable(&volume, &mount);
+    disable(volume, &mount);
     for name in ["", "dir", "dir/sub"] {
         assert!(refused(fs::read_dir(mount.at(name))), "{name}");
     }
@@ -93,7 +106,7 @@ fn everything_goes_dark_and_comes_back() {
     listing.rewind();
     assert!(matches!(listing.read(), Some(Err(error)) if error == Errno::ACCESS));
 
-    enable(&volume, &mount);
+    enable(volume, &mount);
     opened.seek(SeekFrom::Start(0)).unwrap();
     let mut again = Vec::new();
     opened.read_to_end(&mut again).unwrap();
@@ -151,11 +164,11 @@ fn it_comes_and_goes_under_load_without_a_wrong_byte() {
     let mount = volume.mount(&["--key-ttl", "1"]);
     fs::write(mount.at("f"), vec![0; 64 * BLOCK]).unwrap();
     let file = open_both(&mount.at("f"));
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let load = |first: u8| {
         let mut was_refused = 0;
         for round in 0_u64.. {
-            if over.load(std::sync::atomic::Ordering::Relaxed) {
+            if over.load(Ordering::Relaxed) {
                 break;
             }
             let at = (round * 7 % 32) * BLOCK as u64 + u64::from(first) * 32 * BLOCK as u64;
@@ -180,7 +193,7 @@ fn it_comes_and_goes_under_load_without_a_wrong_byte() {
             disable(&volume, &mount);
             enable(&volume, &mount);
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        over.store(true, Ordering::Relaxed);
         assert!(writers.map(|writer| writer.join().unwrap()).iter().sum::<u64>() > 0);
     });
     file.write_all_at(&[9; BLOCK], 0).unwrap();
@@ -188,5 +201,109 @@ fn it_comes_and_goes_under_load_without_a_wrong_byte() {
     let _ = file.sync_all();
     assert!(file.sync_all().is_ok());
     drop(file);
+    mount.unmount();
+}
+
+/// A program that maps a file, says so, waits for a line, and then reads the first byte through the mapping.
+const MAPPER: &str = "import mmap, sys\nf = open(sys.argv[1], 'rb')\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n\
+    print(m[0], flush=True)\nsys.stdin.readline()\nprint(m[0], flush=True)\n";
+
+#[test]
+fn mapped_pages_go_and_come_back_and_nothing_of_them_is_lost() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&["--key-ttl", "1"]);
+    fs::write(mount.at("f"), vec![7; 8 * BLOCK]).unwrap();
+    let file = open_both(&mount.at("f"));
+    let mut mapping = Mapping::new(&file, 8 * BLOCK, true);
+    mapping.write(3 * BLOCK, b"mapped");
+    let reader = |path: &Path| {
+        let mut python = Command::new("python3");
+        python.args(["-c", MAPPER]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = python.spawn().expect("python3");
+        let mut first = [0];
+        child.stdout.as_mut().expect("piped").read_exact(&mut first).expect("it maps the file");
+        child
+    };
+    let faulting = reader(&mount.at("f"));
+    let waiting = reader(&mount.at("f"));
+    disable(&volume, &mount);
+    let output = end(faulting);
+    assert_eq!(
+        output.status.signal(),
+        Some(rustix::process::Signal::BUS.as_raw()),
+        "a fault on a page that is out of reach"
+    );
+    enable(&volume, &mount);
+    assert!(end(waiting).status.success(), "a mapping outlives the time in the dark");
+    assert_eq!(mapping.read(3 * BLOCK, 6), b"mapped");
+    mapping.write(5 * BLOCK, b"later");
+    mapping.sync();
+    drop((mapping, file));
+    mount.unmount();
+    let mount = volume.mount(&[]);
+    let read = fs::read(mount.at("f")).unwrap();
+    assert_eq!((&read[3 * BLOCK..][..6], &read[5 * BLOCK..][..5]), (&b"mapped"[..], &b"later"[..]));
+    mount.unmount();
+}
+
+fn end(mut child: Child) -> Output {
+    child.stdin.take().expect("piped").write_all(b"\n").expect("it waits");
+    child.wait_with_output().expect("python3")
+}
+
+#[test]
+fn one_key_of_two_goes_and_the_other_half_sees_nothing() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&["--key-ttl", "1"]);
+    done(&volume, &["key", "create", "--alias", "alias/team"]);
+    fs::create_dir(mount.at("team")).unwrap();
+    fs::create_dir(mount.at("other")).unwrap();
+    let set = volume.command().arg("set-key").arg(mount.at("team")).arg("alias/team").output().unwrap();
+    assert!(set.status.success(), "{}", words(&set));
+    fs::write(mount.at("team/file"), b"secret").unwrap();
+    // A file keeps its key where it goes.
+    fs::write(mount.at("team/out"), b"secret").unwrap();
+    fs::rename(mount.at("team/out"), mount.at("other/out")).unwrap();
+    let open = open_both(&mount.at("team/file"));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            for round in 0_u64.. {
+                let path = mount.at(format!("other/{}", round % 8));
+                let content = vec![(round % 251) as u8; 3 * BLOCK];
+                fs::write(&path, &content).unwrap();
+                assert!(fs::read(&path).unwrap() == content);
+                assert!(fs::read_dir(mount.at("other")).unwrap().all(|entry| entry.is_ok()));
+                if over.load(Ordering::Relaxed) {
+                    return round;
+                }
+            }
+            0
+        });
+        for _ in 0..3 {
+            let times = dark_times(&mount);
+            done(&volume, &["key", "disable", "alias/team"]);
+            wait_until("the team's half to go dark", || dark_times(&mount) > times);
+            assert!(refused(fs::read_dir(mount.at("team"))));
+            assert!(refused(fs::read(mount.at("team/file"))) && refused(open.read_at(&mut [0], 0)));
+            assert!(refused(fs::read(mount.at("other/out"))), "it is under the team's key");
+            assert!(fs::symlink_metadata(mount.at("team")).unwrap().is_dir(), "the directory itself is in another");
+            assert!(fs::read_dir(mount.dir()).unwrap().any(|entry| entry.unwrap().file_name() == "team"));
+            done(&volume, &["key", "enable", "alias/team"]);
+            wait_until("the team's half to come back", || fs::read_dir(mount.at("team")).is_ok());
+            let mut read = [0; 6];
+            open.read_exact_at(&mut read, 0).unwrap();
+            assert_eq!((&read, &*fs::read(mount.at("other/out")).unwrap()), (b"secret", &b"secret"[..]));
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(other.join().unwrap() > 0);
+    });
+    drop(open);
     mount.unmount();
 }
