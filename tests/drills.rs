@@ -25,7 +25,7 @@ impl Drill {
         let volume = Volume::folders();
         let made = volume.run(&["init", "--unlock-time", "1", path(&volume.backing)]);
         assert!(made.status.success(), "{}", words(&made));
-        let text = String::from_utf8(made.stdout).unwrap();
+        let text = String::from_utf8(made.stdout).expect("text");
         let is_group =
             |word: &str| word.len() == 8 && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
         let groups: Vec<&str> =
@@ -34,8 +34,8 @@ impl Drill {
         let recovery = groups.join("-");
         let drill = Drill { volume, recovery };
         let mount = drill.volume.mount(&[]);
-        fs::create_dir(mount.at("dir")).unwrap();
-        fs::write(mount.at("dir/file"), b"the only copy").unwrap();
+        fs::create_dir(mount.at("dir")).expect("mkdir");
+        fs::write(mount.at("dir/file"), b"the only copy").expect("write");
         mount.unmount();
         Some(drill)
     }
@@ -47,7 +47,7 @@ impl Drill {
     fn ok(&self, arguments: &[&str]) -> String {
         let outcome = self.volume.run(arguments);
         assert!(outcome.status.success(), "kmsfs {arguments:?}: {}", words(&outcome));
-        String::from_utf8(outcome.stdout).unwrap() + &String::from_utf8_lossy(&outcome.stderr)
+        String::from_utf8(outcome.stdout).expect("text") + &String::from_utf8_lossy(&outcome.stderr)
     }
 
     fn refused(&self, arguments: &[&str], code: i32, said: &str) {
@@ -61,32 +61,32 @@ impl Drill {
     fn typed(&self, arguments: &[&str], secret: &str) -> Output {
         let mut command = self.volume.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(format!("{secret}\n").as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        let mut child = command.spawn().expect("kmsfs");
+        child.stdin.take().expect("write").write_all(format!("{secret}\n").as_bytes()).expect("write");
+        child.wait_with_output().expect("kmsfs")
     }
 
     fn is_whole(&self) {
         let mount = self.volume.mount(&[]);
-        assert_eq!(fs::read(mount.at("dir/file")).unwrap(), b"the only copy");
+        assert_eq!(fs::read(mount.at("dir/file")).expect("read"), b"the only copy");
         mount.unmount();
     }
 }
 
 fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().expect("text")
 }
 
 #[test]
 fn the_records_are_lost_or_damaged() {
     let Some(drill) = Drill::new() else { return };
     let db = drill.volume.keystore.join("db");
-    fs::remove_dir_all(&db).unwrap();
+    fs::remove_dir_all(&db).expect("remove");
     drill.refused(&["keystore", "verify"], 8, "db");
     assert!(drill.ok(&["key", "list"]).contains("restored from keystore.bundle"));
     drill.ok(&["keystore", "verify"]);
     drill.is_whole();
-    fs::write(db.join("db"), [0x5A; 4096]).unwrap();
+    fs::write(db.join("db"), [0x5A; 4096]).expect("write");
     assert!(drill.ok(&["key", "list"]).contains("restored from keystore.bundle"));
     drill.ok(&["keystore", "verify"]);
     drill.is_whole();
@@ -96,11 +96,11 @@ fn the_records_are_lost_or_damaged() {
 fn the_bundle_is_lost_or_damaged() {
     let Some(drill) = Drill::new() else { return };
     let bundle = drill.volume.keystore.join("keystore.bundle");
-    let whole = fs::read(&bundle).unwrap();
+    let whole = fs::read(&bundle).expect("read");
     for content in [None, Some(&whole[..whole.len() / 2]), Some(b"")] {
-        fs::remove_file(&bundle).unwrap();
+        fs::remove_file(&bundle).expect("remove");
         if let Some(content) = content {
-            fs::write(&bundle, content).unwrap();
+            fs::write(&bundle, content).expect("write");
         }
         drill.refused(&["keystore", "verify"], 8, "keystore.bundle");
         drill.is_whole();
@@ -109,7 +109,7 @@ fn the_bundle_is_lost_or_damaged() {
     }
     // Both generations at once: the records write them anew.
     for name in ["keystore.bundle", "keystore.bundle.old"] {
-        fs::write(drill.volume.keystore.join(name), b"garbage").unwrap();
+        fs::write(drill.volume.keystore.join(name), b"garbage").expect("write");
     }
     drill.is_whole();
     drill.ok(&["key", "rotate", "alias/kmsfs/default"]);
@@ -119,7 +119,7 @@ fn the_bundle_is_lost_or_damaged() {
 #[test]
 fn the_keystore_is_lost_and_the_volume_opens_with_its_own_copy() {
     let Some(drill) = Drill::new() else { return };
-    fs::remove_dir_all(&drill.volume.keystore).unwrap();
+    fs::remove_dir_all(&drill.volume.keystore).expect("remove");
     drill.is_whole();
     assert!(!drill.volume.keystore.exists());
     // Another machine, the recovery key instead of the passphrase, typed in capitals with spaces.
@@ -127,7 +127,7 @@ fn the_keystore_is_lost_and_the_volume_opens_with_its_own_copy() {
     let mounted = drill.typed(&["mount", backing, mountpoint, "--recovery-key"], &drill.recovery.replace('-', " "));
     assert!(mounted.status.success(), "{}", words(&mounted));
     assert!(words(&mounted).contains("the volume's own copy"), "{}", words(&mounted));
-    assert_eq!(fs::read(drill.volume.mountpoint.join("dir/file")).unwrap(), b"the only copy");
+    assert_eq!(fs::read(drill.volume.mountpoint.join("dir/file")).expect("read"), b"the only copy");
     assert!(drill.volume.umount().status.success());
     // And a keystore again, from the copy.
     let copy = drill.volume.backing.join(".kmsfs/keystore.bundle");
@@ -141,12 +141,12 @@ fn the_keystore_is_lost_and_the_volume_opens_with_its_own_copy() {
 fn the_passphrase_is_forgotten() {
     let Some(drill) = Drill::new() else { return };
     let (new, wrong) = (drill.at("new"), drill.at("wrong"));
-    fs::write(&new, "a new passphrase\n").unwrap();
-    fs::write(&wrong, "no idea\n").unwrap();
+    fs::write(&new, "a new passphrase\n").expect("write");
+    fs::write(&wrong, "no idea\n").expect("write");
     let keystore = path(&drill.volume.keystore);
     let forgotten =
         drill.volume.command().args(["key", "list", "--keystore", keystore, "--passfile", path(&wrong)]).output();
-    assert_eq!(forgotten.unwrap().status.code(), Some(3));
+    assert_eq!(forgotten.expect("it answers").status.code(), Some(3));
     let change = [
         "passphrase",
         "change",
@@ -161,7 +161,7 @@ fn the_passphrase_is_forgotten() {
     let changed = drill.typed(&change, &drill.recovery);
     assert!(changed.status.success(), "{}", words(&changed));
     drill.refused(&["key", "list"], 3, "passphrase");
-    fs::copy(&new, &drill.volume.passfile).unwrap();
+    fs::copy(&new, &drill.volume.passfile).expect("copy");
     drill.ok(&["key", "list"]);
     drill.ok(&["keystore", "verify"]);
     drill.is_whole();
@@ -175,8 +175,8 @@ fn a_backup_opens_everything_on_another_machine() {
     drill.ok(&["keystore", "backup", backup]);
     assert!(drill.ok(&["keystore", "verify", backup]).contains("whole"));
     // Nothing is left here: neither the keystore nor the volume's copy.
-    fs::remove_dir_all(&drill.volume.keystore).unwrap();
-    fs::remove_file(drill.volume.backing.join(".kmsfs/keystore.bundle")).unwrap();
+    fs::remove_dir_all(&drill.volume.keystore).expect("remove");
+    fs::remove_file(drill.volume.backing.join(".kmsfs/keystore.bundle")).expect("remove");
     drill.refused(&["mount", backing, path(&drill.volume.mountpoint)], 8, "no keystore");
     let elsewhere = drill.at("machine2/keystore");
     let restore = ["keystore", "restore", backup, "--keystore", path(&elsewhere), "--recovery-key"];
@@ -185,7 +185,7 @@ fn a_backup_opens_everything_on_another_machine() {
     let arguments = ["mount", backing, path(&drill.volume.mountpoint), "--keystore", path(&elsewhere)];
     let mounted = drill.typed(&arguments, PASSPHRASE);
     assert!(mounted.status.success(), "{}", words(&mounted));
-    assert_eq!(fs::read(drill.volume.mountpoint.join("dir/file")).unwrap(), b"the only copy");
+    assert_eq!(fs::read(drill.volume.mountpoint.join("dir/file")).expect("read"), b"the only copy");
     assert!(drill.volume.umount().status.success());
 }
 
@@ -196,14 +196,14 @@ fn a_bad_backup_is_told_apart_and_changes_nothing() {
     drill.ok(&["keystore", "backup", &at("older")]);
     drill.ok(&["key", "create", "--alias", "alias/second"]);
     drill.ok(&["keystore", "backup", &at("whole")]);
-    let whole = fs::read(at("whole")).unwrap();
-    fs::write(at("cut"), &whole[..whole.len() - 7]).unwrap();
+    let whole = fs::read(at("whole")).expect("read");
+    fs::write(at("cut"), &whole[..whole.len() - 7]).expect("write");
     let mut damaged = whole.clone();
     damaged[whole.len() / 2] ^= 0x10;
-    fs::write(at("damaged"), damaged).unwrap();
-    fs::write(at("text"), "shopping list").unwrap();
+    fs::write(at("damaged"), damaged).expect("write");
+    fs::write(at("text"), "shopping list").expect("write");
     let bundle = drill.volume.keystore.join("keystore.bundle");
-    let before = fs::read(&bundle).unwrap();
+    let before = fs::read(&bundle).expect("read");
     drill.refused(&["keystore", "restore", &at("whole")], 8, "there is a keystore already");
     for (name, said) in
         [("cut", "cut or added to"), ("damaged", "checksum"), ("text", "no whole backup"), ("older", "older")]
@@ -213,7 +213,7 @@ fn a_bad_backup_is_told_apart_and_changes_nothing() {
             drill.refused(&["keystore", "verify", &at(name)], 8, said);
             drill.refused(&["keystore", "backup", &at(name)], 8, "left alone");
         }
-        assert!(fs::read(&bundle).unwrap() == before, "{name}");
+        assert!(fs::read(&bundle).expect("read") == before, "{name}");
     }
     drill.refused(&["keystore", "restore", "--force", &at("none")], 1, "none");
     let kept = drill.ok(&["keystore", "restore", "--force", &at("whole")]);
@@ -236,12 +236,12 @@ fn a_deletion_names_the_volumes_and_can_be_taken_back() {
     drill.ok(&["key", "enable", key]);
     let mount = drill.volume.mount(&["--key-ttl", "1"]);
     let said = drill.ok(&["key", "delete", key, "--days", "7", "--json"]);
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!(said["volumes"][0]["mounted_on"], path(&drill.volume.mountpoint));
     harness::wait_until("the mount to go dark", || fs::read_dir(mount.dir()).is_err());
     drill.ok(&["key", "cancel-deletion", key]);
     drill.ok(&["key", "enable", key]);
     harness::wait_until("the mount to come back", || fs::read_dir(mount.dir()).is_ok());
-    assert_eq!(fs::read(mount.at("dir/file")).unwrap(), b"the only copy");
+    assert_eq!(fs::read(mount.at("dir/file")).expect("read"), b"the only copy");
     mount.unmount();
 }
