@@ -116,9 +116,12 @@ impl From<KeystoreError> for Failure {
             E::WrongSecret(_) | E::RecoveryKey(_) => Code::WrongSecret,
             E::InUse { .. } => Code::InUse,
             E::UnsupportedVersion { .. } => Code::Unsupported,
-            E::NotFound(_) | E::Damaged { .. } | E::Foreign { .. } | E::RolledBack { .. } | E::InDoubt { .. } => {
-                Code::Keystore
-            }
+            E::NotFound(_)
+            | E::Backup { .. }
+            | E::Damaged { .. }
+            | E::Foreign { .. }
+            | E::RolledBack { .. }
+            | E::InDoubt { .. } => Code::Keystore,
             E::Io { source, .. } => code_of_io(source),
             E::Kms(error) => return Self::from(error.clone()),
             E::KeyFile { .. }
@@ -126,6 +129,9 @@ impl From<KeystoreError> for Failure {
             | E::InvalidAlias(_)
             | E::DescriptionTooLong
             | E::WaitingPeriod(_)
+            | E::NewestVersion { .. }
+            | E::NoSuchVersion { .. }
+            | E::VersionDestroyed { .. }
             | E::NoSuchSlot(_) => Code::Usage,
             _ => Code::Other,
         };

@@ -1,11 +1,13 @@
 //! `kmsfs key`: the CMKs of a keystore. Each command says in one line what it did not do.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
-use super::{key_alias, key_use};
+use super::{key_alias, key_use, key_volumes};
 use crate::kms::{Cmk, KeyState, Keystore};
 
 /// Arguments of `kmsfs key`.
@@ -39,10 +41,16 @@ enum Verb {
     },
     /// Let a key wrap and unwrap again
     Enable(One),
-    /// Keep a key from wrapping and unwrapping; live mounts notice within a second
+    /// Keep a key from wrapping and unwrapping; what is under it goes dark in live mounts
     Disable(One),
     /// Give a key a new version of key material
-    Rotate(One),
+    Rotate {
+        #[command(flatten)]
+        one: One,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Schedule the deletion of a key, which stops its use at once
     Delete {
         #[command(flatten)]
@@ -50,6 +58,12 @@ enum Verb {
         /// The waiting period, 7 to 30 days
         #[arg(long, default_value_t = 30)]
         days: u32,
+        /// Look whether this volume uses it; mounted ones are looked at in any case
+        #[arg(long = "volume", value_name = "DIR")]
+        volumes: Vec<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
     },
     /// Show the key of a file or directory
     Which(key_use::Which),
@@ -93,17 +107,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             keystore.open()?.disable(key)?;
             line(format!("{key} is disabled; nothing was deleted, and kmsfs key enable {key} brings everything back."))
         }
-        Verb::Rotate(One { key, keystore }) => {
-            let version = keystore.open()?.rotate(key)?;
-            line(format!(
-                "{key} has version {version} for new data keys; existing ones were not rewrapped and still open."
-            ))
-        }
-        Verb::Delete { one: One { key, keystore }, days } => {
-            let when = output::time(keystore.open()?.schedule_deletion(key, *days)?);
-            line(format!(
-                "{key} is pending deletion until {when}; nothing is deleted yet. Undo: kmsfs key cancel-deletion {key}"
-            ))
+        Verb::Rotate { one: One { key, keystore }, json } => rotate(&mut keystore.open()?, key, *json),
+        Verb::Delete { one: One { key, keystore }, days, volumes, json } => {
+            delete(&mut keystore.open()?, (key, *days), volumes, *json)
         }
         Verb::CancelDeletion(One { key, keystore }) => {
             keystore.open()?.cancel_deletion(key)?;
@@ -114,6 +120,37 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Verb::Retire(args) => key_use::retire(args),
         Verb::Alias(args) => key_alias::run(args),
     }
+}
+
+fn rotate(keystore: &mut Keystore, key: &str, json: bool) -> Result<(), Failure> {
+    let version = keystore.rotate(key)?;
+    if json {
+        return output::json(&serde_json::json!({ "key": keystore.resolve(key)?, "version": version }));
+    }
+    line(format!(
+        "{key} has version {version} for new data keys; existing files keep their old version, and open, until: kmsfs rewrap"
+    ))
+}
+
+fn delete(keystore: &mut Keystore, (key, days): (&str, u32), volumes: &[PathBuf], json: bool) -> Result<(), Failure> {
+    // First, because a volume that is none is a typo.
+    let usages = key_volumes::of(keystore, &*keystore.describe_key(key)?, volumes)?;
+    let deletion_date = keystore.schedule_deletion(key, days)?;
+    if json {
+        let id = keystore.resolve(key)?;
+        return output::json(&serde_json::json!({ "key": id, "deletion_date": deletion_date, "volumes": usages }));
+    }
+    let when = output::time(deletion_date);
+    for usage in &usages {
+        line(format!("uses it: {}", usage.text()))?;
+    }
+    if usages.is_empty() {
+        line("No volume that was looked at uses it; others may. Look at one with: --volume DIR")?;
+    }
+    line(format!(
+        "{key} is pending deletion until {when}; nothing is deleted yet. What is under it is out of reach now, and lost \
+         for good after that date. Undo: kmsfs key cancel-deletion {key}"
+    ))
 }
 
 fn create(keystore: &mut Keystore, description: &str, alias: Option<&str>) -> Result<(), Failure> {
@@ -138,11 +175,17 @@ struct Shown<'a> {
 struct ShownVersion {
     number: u16,
     created: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destroyed: Option<u64>,
 }
 
 impl<'a> Shown<'a> {
     fn of(cmk: &'a Cmk, keys: &'a crate::kms::KeySet) -> Self {
-        let versions = cmk.versions().iter().map(|v| ShownVersion { number: v.number, created: v.created });
+        let versions = cmk.versions().iter().map(|v| ShownVersion {
+            number: v.number,
+            created: v.created,
+            destroyed: v.destroyed(),
+        });
         Self {
             id: &cmk.id.0,
             aliases: keys.aliases().filter(|(_, id)| **id == cmk.id).map(|(name, _)| name).collect(),
@@ -192,7 +235,8 @@ fn describe(keystore: &Keystore, name: &str, json: bool) -> Result<(), Failure> 
         line(format!("alias        {alias}"))?;
     }
     for version in &key.versions {
-        line(format!("version {:<4} {}", version.number, output::time(version.created)))?;
+        let destroyed = version.destroyed.map(|when| format!(", destroyed {}", output::time(when))).unwrap_or_default();
+        line(format!("version {:<4} {}{destroyed}", version.number, output::time(version.created)))?;
     }
     Ok(())
 }

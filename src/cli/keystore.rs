@@ -36,6 +36,9 @@ impl KeystoreArgs {
         if let Some(reason) = keystore.restored() {
             eprintln!("kmsfs: note: the records of {} were restored from keystore.bundle: {reason}", dir.display());
         }
+        for id in keystore.deleted() {
+            eprintln!("kmsfs: note: the deletion date of key {} has passed: its key material was destroyed", id.0);
+        }
         Ok(keystore)
     }
 }

@@ -19,7 +19,9 @@ mod init;
 mod key;
 mod key_alias;
 mod key_use;
+mod key_volumes;
 mod keystore;
+mod keystore_backup;
 mod logging;
 mod migrate;
 mod mount;
@@ -70,6 +72,8 @@ enum Verb {
     Status(status::Args),
     /// Make, list, rotate, disable and name the keys of the keystore
     Key(key::Args),
+    /// Back up the keystore, restore it, or check it
+    Keystore(keystore_backup::Args),
     /// Change the passphrase of the keystore
     Passphrase(passphrase::Args),
     /// Check the recovery key, or replace it
@@ -127,6 +131,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Info(args) => info::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
+        Verb::Keystore(args) => keystore_backup::run(&args),
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),

@@ -111,7 +111,7 @@ pub enum KeystoreError {
     #[error("a description may have at most 8192 bytes")]
     DescriptionTooLong,
     /// The waiting period is out of range.
-    #[error("the waiting period must be 7 to 30 days, not {0}")]
+    #[error("the waiting period must be 7 to 30 days, not {0}. Next: give --days")]
     WaitingPeriod(u32),
     /// Cancelling what was never scheduled.
     #[error("key {0} is not pending deletion")]

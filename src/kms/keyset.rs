@@ -274,7 +274,7 @@ mod tests {
         set.put(before.without(1).unwrap());
         let doomed = set.keys().find(|cmk| cmk.id != before.id).unwrap().clone();
         set.put(doomed.with_state(KeyState::PendingDeletion { deletion_date: 1 }));
-        assert_eq!(set.delete_gone(), [doomed.id.clone()]);
+        assert_eq!(set.delete_gone(), std::slice::from_ref(&doomed.id));
         let plain = set.encode();
         for lost in [before.version(1), doomed.version(1)] {
             let secret = lost.unwrap().material().unwrap().expose();
