@@ -108,8 +108,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     logging::start();
-    let done =
-        crate::sys::process::protect_memory().map_err(Failure::from_unprotected).and_then(|()| dispatch(cli.verb));
+    let done = crate::sys::process::protect_memory()
+        .map_err(Failure::from_unprotected)
+        .and_then(|_is_locked| dispatch(cli.verb));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -3,6 +3,7 @@
 use std::io;
 
 use rustix::fs::Mode;
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 /// The effective user id.
@@ -23,11 +24,16 @@ pub fn has_group(pid: u32, gid: u32) -> bool {
 }
 
 /// Keeps the memory of this process out of core dumps and away from other processes of its user
-/// (PR_SET_DUMPABLE, prctl(2), and a core limit of nothing).
-pub fn protect_memory() -> io::Result<()> {
+/// (PR_SET_DUMPABLE, prctl(2), and a core limit of nothing), and out of swap where it may (mlockall(2)). Says whether it may:
+/// an ordinary user may lock a few pages only, and beyond that limit every later allocation would fail.
+pub fn protect_memory() -> io::Result<bool> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    Ok(())
+    if effective_uid() != 0 && rustix::process::getrlimit(Resource::Memlock).current.is_some() {
+        return Ok(false);
+    }
+    // Pages as they are touched: address space that is only reserved costs nothing.
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok())
 }
 
 /// Raises the limit of open files to what the hard limit allows; returns it.

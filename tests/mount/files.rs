@@ -4,10 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::process::Command;
 
 use rustix::fs::{Mode, RenameFlags, XattrFlags};
 
-use crate::harness::Place;
+use crate::harness::{Place, skipped_in_plain_mode, words};
 use crate::ops::{Errno, lstat, open_rw, pattern, read, rename, said, write};
 use crate::raw::Mapping;
 
@@ -294,4 +295,26 @@ fn opening_the_wrong_kind_fails_as_everywhere() {
     assert_eq!(said(File::open(place.at("nothing")).map(drop)), Err(Errno::NOENT));
     let read_only = File::open(place.at("f")).expect("open");
     assert_eq!(said(read_only.write_at(b"x", 0)), Err(Errno::BADF));
+}
+
+/// What the protocol has and fuser has not: a program must see that it is not there, and go on as on NFS.
+#[test]
+fn what_the_fuse_library_lacks_is_refused_in_the_words_that_programs_expect() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+    let place = Place::shared();
+    let unnamed = rustix::fs::openat(CWD, place.at("."), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR | Mode::WUSR);
+    assert_eq!(unnamed.err(), Some(rustix::io::Errno::OPNOTSUPP), "O_TMPFILE");
+    write(&place.at("file"), b"x");
+    let stat = rustix::fs::statx(CWD, place.at("file"), AtFlags::empty(), StatxFlags::ALL).expect("statx");
+    assert_eq!(stat.stx_mask & StatxFlags::BTIME.bits(), 0, "no time of birth is better than a wrong one");
+    // FIEMAP is answered by the kernel, which knows no blocks of a FUSE file.
+    let said = Command::new("filefrag").arg("-v").arg(place.at("file")).output().expect("filefrag");
+    assert!(!said.status.success() || words(&said).contains(" 0 extents found"), "{}", words(&said));
+    // Python, git and others make files without a name only if they can.
+    let python = "import tempfile; f = tempfile.TemporaryFile(dir='.'); f.write(b'x' * 100000); f.seek(0); assert len(f.read()) == 100000";
+    let said = Command::new("python3").args(["-c", python]).current_dir(place.at(".")).output().expect("python3");
+    assert!(said.status.success(), "{}", words(&said));
 }

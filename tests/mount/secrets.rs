@@ -117,6 +117,21 @@ fn limit(pid: u32, name: &str) -> String {
     limits.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}")).to_owned()
 }
 
+#[test]
+fn the_memory_of_a_daemon_of_root_never_comes_to_swap() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).expect("status");
+    let kilobytes = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    };
+    assert!(kilobytes("VmLck:") >= kilobytes("RssAnon:"), "{status}");
+}
+
 /// The daemon of an ordinary user, because root may look anywhere.
 #[test]
 fn the_daemon_cannot_be_read_or_dumped() {
