@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
-use super::{key_alias, key_use, key_volumes};
+use super::{key_alias, key_use};
 use crate::kms::{Cmk, KeyState, Keystore};
 
 /// Arguments of `kmsfs key`.
@@ -58,7 +58,7 @@ enum Verb {
         /// The waiting period, 7 to 30 days
         #[arg(long, default_value_t = 30)]
         days: u32,
-        /// Look whether this volume uses it; mounted ones are looked at in any case
+        /// A volume to look through besides those that the keystore knows of
         #[arg(long = "volume", value_name = "DIR")]
         volumes: Vec<PathBuf>,
         /// For programs
@@ -109,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
         Verb::Rotate { one: One { key, keystore }, json } => rotate(&mut keystore.open()?, key, *json),
         Verb::Delete { one: One { key, keystore }, days, volumes, json } => {
-            delete(&mut keystore.open()?, (key, *days), volumes, *json)
+            delete(keystore, (key, *days), volumes, *json)
         }
         Verb::CancelDeletion(One { key, keystore }) => {
             keystore.open()?.cancel_deletion(key)?;
@@ -132,21 +132,28 @@ fn rotate(keystore: &mut Keystore, key: &str, json: bool) -> Result<(), Failure>
     ))
 }
 
-fn delete(keystore: &mut Keystore, (key, days): (&str, u32), volumes: &[PathBuf], json: bool) -> Result<(), Failure> {
-    // First, because a volume that is none is a typo.
-    let usages = key_volumes::of(keystore, &*keystore.describe_key(key)?, volumes)?;
-    let deletion_date = keystore.schedule_deletion(key, days)?;
+fn delete(args: &KeystoreArgs, (key, days): (&str, u32), volumes: &[PathBuf], json: bool) -> Result<(), Failure> {
+    let dir = args.dir()?;
+    let (cmk, losses, deletion_date) = args.secret.unlock(|secret| {
+        let mut keystore = Keystore::open(&dir)?.unlock(&secret)?;
+        keystore.check_deletable(key, days)?;
+        let cmk = keystore.describe_key(key)?;
+        // A scan reads the bundle, and may have to unlock volumes.
+        drop(keystore);
+        let losses = key_use::losses(&dir, &secret, &cmk, volumes, json)?;
+        keystore = Keystore::open(&dir)?.unlock(&secret)?;
+        Ok((cmk, losses, keystore.schedule_deletion(key, days)?))
+    })?;
     if json {
-        let id = keystore.resolve(key)?;
-        return output::json(&serde_json::json!({ "key": id, "deletion_date": deletion_date, "volumes": usages }));
+        return output::json(&serde_json::json!({ "key": cmk.id, "deletion_date": deletion_date, "volumes": losses }));
+    }
+    for loss in &losses {
+        line(loss.text())?;
+    }
+    if losses.is_empty() {
+        line("Nothing in the volumes that this keystore knows of is under it. Look at another one with: --volume DIR")?;
     }
     let when = output::time(deletion_date);
-    for usage in &usages {
-        line(format!("uses it: {}", usage.text()))?;
-    }
-    if usages.is_empty() {
-        line("No volume that was looked at uses it; others may. Look at one with: --volume DIR")?;
-    }
     line(format!(
         "{key} is pending deletion until {when}; nothing is deleted yet. What is under it is out of reach now, and lost \
          for good after that date. Undo: kmsfs key cancel-deletion {key}"

@@ -11,7 +11,7 @@ use super::keystore::KeystoreArgs;
 use super::output::{self, line};
 use super::rewrap::{Ask, walk_tree};
 use super::target::{Opened, Target, refused};
-use super::volumes;
+use super::{mounts, volumes};
 use crate::envelope::VolumeHeader;
 use crate::fs::upkeep::{Answer, Item, Name, Request, Wrap};
 use crate::kms::{BUNDLE_NAME, Cmk, KeyOrigin, Keystore, LocalKms, UnlockSecret};
@@ -102,6 +102,14 @@ fn scan(
     without: &[String],
     quiet: bool,
 ) -> Result<Vec<Scanned>, Failure> {
+    known(keystore, more, without)?
+        .into_iter()
+        .map(|(volume, uuid)| scan_one(volume, uuid.as_deref(), kms, quiet))
+        .collect()
+}
+
+/// The paths of volumes, with the uuids that the keystore knows them by.
+fn known(keystore: &Path, more: &[PathBuf], without: &[String]) -> Result<BTreeMap<PathBuf, Option<String>>, Failure> {
     let mut paths = BTreeMap::new();
     for (uuid, path) in volumes::list(keystore)? {
         if !without.contains(&uuid) {
@@ -110,9 +118,10 @@ fn scan(
     }
     for path in more {
         let path = path.canonicalize().map_err(|error| Failure::io(path, "find", &error))?;
+        VolumeHeader::load(&path)?;
         paths.entry(path).or_insert(None);
     }
-    paths.into_iter().map(|(volume, uuid)| scan_one(volume, uuid.as_deref(), kms, quiet)).collect()
+    Ok(paths)
 }
 
 fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: bool) -> Result<Scanned, Failure> {
@@ -143,6 +152,52 @@ fn open_kms(keystore: &Path, secret: &UnlockSecret) -> Result<Arc<LocalKms>, Fai
 fn users(scanned: &[Scanned], cmk: &Cmk, version: u16) -> u64 {
     let origin = KeyOrigin { key: cmk.id.clone(), version };
     scanned.iter().filter_map(|scanned| scanned.report.tally.origins.get(&origin)).sum()
+}
+
+/// What a volume would lose with a CMK.
+#[derive(Debug, Serialize)]
+pub(super) struct Loss {
+    volume: PathBuf,
+    mounted_on: Option<PathBuf>,
+    /// Files and directories; `None` if it could not be looked through.
+    objects: Option<u64>,
+    unknown: Option<String>,
+}
+
+impl Loss {
+    pub(super) fn text(&self) -> String {
+        let volume = self.volume.display();
+        match (self.objects, &self.unknown) {
+            (Some(objects), _) => format!("{volume}: {objects} files and directories would be lost"),
+            (None, why) => format!("{volume}: not looked through: {}", why.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// What would be lost with `cmk`: of each volume that the keystore knows of, and of `more`. One that cannot be looked
+/// through is in the list: a deletion can still be taken back.
+pub(super) fn losses(
+    keystore: &Path,
+    secret: &UnlockSecret,
+    cmk: &Cmk,
+    more: &[PathBuf],
+    quiet: bool,
+) -> Result<Vec<Loss>, Failure> {
+    let kms = open_kms(keystore, secret)?;
+    let mounts = mounts::list()?;
+    let mut losses = Vec::new();
+    for (volume, uuid) in known(keystore, more, &[])? {
+        let mounted_on = mounts.iter().find(|mount| mount.backing == volume).map(|mount| mount.mountpoint.clone());
+        let (objects, unknown) = match scan_one(volume.clone(), uuid.as_deref(), &kms, quiet) {
+            Ok(scanned) if scanned.report.failed == 0 => (scanned.report.tally.objects.get(&cmk.id).copied(), None),
+            Ok(scanned) => (None, Some(format!("{} objects in it cannot be read", scanned.report.failed))),
+            Err(failure) => (None, Some(failure.text)),
+        };
+        if objects.is_some() || unknown.is_some() {
+            losses.push(Loss { volume, mounted_on, objects, unknown });
+        }
+    }
+    Ok(losses)
 }
 
 #[derive(Serialize)]

@@ -19,7 +19,6 @@ mod init;
 mod key;
 mod key_alias;
 mod key_use;
-mod key_volumes;
 mod keystore;
 mod keystore_backup;
 mod logging;

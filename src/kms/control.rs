@@ -162,12 +162,21 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError::WaitingPeriod`], [`KeystoreError::Kms`] if it does not exist or is scheduled already, or of writing.
     pub fn schedule_deletion(&mut self, name: &str, days: u32) -> Result<u64, KeystoreError> {
-        if !(7..=30).contains(&days) {
-            return Err(KeystoreError::WaitingPeriod(days));
-        }
+        self.check_deletable(name, days)?;
         let deletion_date = now() + u64::from(days) * DAY;
         self.set_state(name, Operation::ScheduleDeletion, KeyState::PendingDeletion { deletion_date })?;
         Ok(deletion_date)
+    }
+
+    /// Whether [`Keystore::schedule_deletion`] would do it.
+    ///
+    /// # Errors
+    /// Those of [`Keystore::schedule_deletion`], but for writing.
+    pub fn check_deletable(&self, name: &str, days: u32) -> Result<(), KeystoreError> {
+        if !(7..=30).contains(&days) {
+            return Err(KeystoreError::WaitingPeriod(days));
+        }
+        Ok(self.state.keys.resolve(name)?.require(Operation::ScheduleDeletion)?)
     }
 
     /// CancelKeyDeletion; the key is disabled afterwards, as with AWS KMS. On error nothing has changed.

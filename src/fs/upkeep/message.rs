@@ -108,6 +108,8 @@ pub struct Tally {
     pub keyless: u64,
     /// Objects that were gone, or another was in their place.
     pub gone: u64,
+    /// How many objects have a key under which CMK, afterwards.
+    pub objects: BTreeMap<KeyId, u64>,
     /// How many wrapped keys (envelopes and mirrors) are under which version, afterwards.
     #[serde(with = "origins")]
     pub origins: BTreeMap<KeyOrigin, u64>,
@@ -120,6 +122,9 @@ impl Tally {
         self.current += other.current;
         self.keyless += other.keyless;
         self.gone += other.gone;
+        for (cmk, count) in &other.objects {
+            *self.objects.entry(cmk.clone()).or_default() += count;
+        }
         for (origin, count) in &other.origins {
             *self.origins.entry(origin.clone()).or_default() += count;
         }

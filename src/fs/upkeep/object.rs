@@ -320,6 +320,9 @@ fn tally(tally: &mut Tally, seen: &Seen) {
         Seen::Keyless => tally.keyless += 1,
         Seen::Wrapped { origins, was_current, .. } => {
             *(if *was_current { &mut tally.current } else { &mut tally.rewrapped }) += 1;
+            if let Some(origin) = origins.first() {
+                *tally.objects.entry(origin.key.clone()).or_default() += 1;
+            }
             for origin in origins {
                 tally.count(origin.clone());
             }
