@@ -15,6 +15,9 @@ const CALLS: [&str; 7] = ["openat", "pwrite64", "fsync", "renameat2", "unlinkat"
 /// No operation has more of one kind.
 const MOST: u32 = 30;
 
+/// What is done to a directory.
+type Step = fn(&Path);
+
 /// Plain content by path: what may be there after a crash. Directories have none.
 type State = BTreeMap<String, Option<Vec<u8>>>;
 
@@ -47,13 +50,13 @@ fn killer(daemon: u32, call: &str, number: u32) -> Child {
 
 /// Runs `change` on what `furnish` made, with the daemon killed at its first call, its second, and so on, until it is not
 /// killed any more. Each time everything must be as before, as afterwards, or as one of `between`.
-fn at_each_step(furnish: fn(&Path), change: fn(&Path), between: &[fn(&Path)]) {
+fn at_each_step(furnish: Step, change: Step, between: &[Step]) {
     if skipped_in_plain_mode() {
         return;
     }
     let volume = Volume::with(&["--placement", "sidecar"]);
     let mut mount = volume.mount(&[]);
-    let model = |steps: &[fn(&Path)]| {
+    let model = |steps: &[Step]| {
         let dir = tempfile::tempdir().expect("temporary folder");
         furnish(dir.path());
         steps.iter().for_each(|step| step(dir.path()));
@@ -86,7 +89,7 @@ fn one_step(
     volume: &Volume,
     mut mount: Mount,
     name: &str,
-    (furnish, change): (fn(&Path), fn(&Path)),
+    (furnish, change): (Step, Step),
     (call, number): (&str, u32),
 ) -> (Mount, bool) {
     let place = mount.at(name);
