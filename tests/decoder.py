@@ -95,15 +95,17 @@ def parse_envelope(envelope):
     return kind, linked, [rest[2:2 + n], rest[2 + n:]]
 
 
-def unlock(keys, volume, labels, envelope, parent):
-    """kind and data key; `parent` is the id of the parent directory"""
+def unlock(keys, volume, labels, envelope, parent, fits=lambda key: True):
+    """kind and data key; `parent` is the id of the parent directory; `fits` knows the key of the object"""
     kind, linked, blobs = parse_envelope(envelope)
     context = {"kmsfs:volume": volume, "kmsfs:kind": ("linked-" if linked else "") + kind, **labels}
     if not linked:
         context["kmsfs:parent"] = parent.hex()
     for blob in blobs:
         try:
-            return kind, open_blob(keys, blob, context)
+            key = open_blob(keys, blob, context)
+            if fits(key):
+                return kind, key
         except InvalidTag:
             pass
     raise Bad("the envelope does not open in this place")
@@ -279,9 +281,24 @@ class Tree:
             self.header = json.load(file)
         self.volume_key = unlock_header(keys, self.header)
 
-    def unlock(self, path, parent):
-        envelope = os.getxattr(path, "user.kmsf", follow_symlinks=False)
-        return unlock(self.keys, self.header["uuid"], self.header["context"], envelope, parent)
+    def envelope(self, path):
+        """the envelope of a file or directory, or None"""
+        if self.header["placement"] == "xattr":
+            there = "user.kmsf" in os.listxattr(path)
+            return os.getxattr(path, "user.kmsf", follow_symlinks=False) if there else None
+        directory, name = os.path.split(path)
+        sidecar = ".kmsfs.e." + hashlib.sha256(name.encode()).digest()[:20].hex()
+        sidecar = os.path.join(path, ".kmsfs.k") if os.path.isdir(path) else os.path.join(directory, sidecar)
+        return (read(sidecar) if os.path.exists(sidecar) else b"") or None
+
+    def unlock(self, path, parent, fits=lambda key: True):
+        envelope = self.envelope(path)
+        need(envelope, f"{path}: no envelope")
+        return unlock(self.keys, self.header["uuid"], self.header["context"], envelope, parent, fits)
+
+    def side(self, path):
+        """the sealed form of a long name"""
+        return os.readlink(path) if self.header["placement"] == "xattr" else read(path).decode()
 
     def xattrs(self, path, key):
         names = [n for n in os.listxattr(path, follow_symlinks=False) if n.startswith("user.kmsx.")]
@@ -298,7 +315,7 @@ class Tree:
             if stored.startswith(".kmsfs") or (path == self.root and stored == "lost+found"):
                 continue
             child = os.path.join(path, stored)
-            name = names.decode(stored, lambda side: os.readlink(os.path.join(path, side)))
+            name = names.decode(stored, lambda side: self.side(os.path.join(path, side)))
             child_plain = plain + b"/" + name if plain else name
             mode = os.lstat(child).st_mode
             if stat.S_ISDIR(mode):
@@ -313,9 +330,11 @@ class Tree:
 
     def open(self, path, parent):
         data = read(path)
-        if not data and "user.kmsf" not in os.listxattr(path):
+        if not data and not self.envelope(path):
             return b"", {}
-        kind, key = self.unlock(path, parent)
+        # Of two keys in a sidecar the commitment tells the right one.
+        fits = lambda key: not data or hmac.compare_digest(data[80:112], expand(key, "com"))
+        kind, key = self.unlock(path, parent, fits)
         need(kind == "file-gcm", f"{path}: this reader knows the GCM suite only")
         return open_file(key, data), self.xattrs(path, key)
 

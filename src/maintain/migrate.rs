@@ -300,9 +300,12 @@ impl Walk<'_> {
             }
         }
         if self.removing && self.to == Placement::Xattr && name.starts_with(FILE_SIDECAR.as_bytes()) {
-            // Those of the names are gone by now.
-            sys::dir::unlink(dir.as_fd(), name)?;
-            self.report.stale += 1;
+            match sys::dir::unlink(dir.as_fd(), name) {
+                Ok(()) => self.report.stale += 1,
+                // It went with its name.
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }

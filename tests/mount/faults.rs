@@ -216,7 +216,8 @@ fn a_store_without_extended_attributes_is_refused() {
     let volume = Volume::folders();
     let status = Command::new("mount").args(["-t", "ramfs", "none"]).arg(&volume.backing).status().expect("mount");
     assert!(status.success(), "mount -t ramfs: {status}");
-    let outcome = volume.run(&["init", "--unlock-time", "1", volume.backing.to_str().expect("UTF-8")]);
+    let backing = volume.backing.to_str().expect("UTF-8");
+    let outcome = volume.run(&["init", "--unlock-time", "1", backing, "--placement", "xattr"]);
     let left = names(&volume.backing);
     detach(&volume.backing);
     failed(&outcome, &[BACKING_STORE]);
