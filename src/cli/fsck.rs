@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// Mend what can be mended, and move what no mount would show to lost+found
     #[arg(long)]
     repair: bool,
+    /// With --repair: put a sealed copy of the keys into a volume that has none. One made with --detached has none on
+    /// purpose
+    #[arg(long, requires = "repair")]
+    keys_copy: bool,
     /// Change nothing; tell what --restore-keys and --repair would do
     #[arg(long)]
     dry_run: bool,
@@ -168,9 +172,13 @@ fn check_copy(args: &Args, root: &Path, kms: &LocalKms, key: &KeyId, outcome: &O
         CopyState::Foreign => (Problem::KeysCopyForeign, String::new()),
         CopyState::Damaged(why) => (Problem::KeysCopyDamaged, why),
     };
-    let mendable = matches!(problem, Problem::KeysCopyMissing | Problem::KeysCopyDamaged | Problem::KeysCopyOld);
+    let mendable = match problem {
+        Problem::KeysCopyMissing => args.keys_copy,
+        Problem::KeysCopyForeign => false,
+        _ => args.repair,
+    };
     let mut mended = None;
-    if args.repair && mendable {
+    if mendable {
         let written = if args.dry_run { Ok(()) } else { kms.write_copy(&copy, &ids) };
         match written {
             Ok(()) => mended = Some("it was written from the keystore".to_owned()),

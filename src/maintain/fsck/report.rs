@@ -78,10 +78,13 @@ impl Problem {
                 (Error, "the header was edited; its copy was used", "look at what differs, then copy it over")
             }
             Self::HeaderCopy => (Warning, "the copy of the header is missing, damaged or different", REPAIR),
-            Self::KeysCopyMissing => (Warning, "the volume has no copy of its keys", REPAIR),
+            Self::KeysCopyMissing => {
+                let next = "nothing, if it was made with --detached; else kmsfs fsck --repair --keys-copy";
+                (Note, "the volume has no copy of its keys", next)
+            }
             Self::KeysCopyDamaged => (Warning, "the copy of the keys is damaged or lacks a key", REPAIR),
             Self::KeysCopyForeign => {
-                (Warning, "the copy of the keys belongs to another keystore", "move it away, then fsck --repair")
+                (Warning, "the copy of the keys belongs to another keystore", "move it away, then kmsfs fsck --repair --keys-copy")
             }
             Self::KeysCopyOld => (Note, "the copy of the keys is older than the keystore", "the next mount renews it"),
             Self::LogMissing => (Warning, "the log of directory keys is missing", REPAIR),
