@@ -67,7 +67,7 @@ impl Faults {
 impl Fsck<'_> {
     /// Verifies the content of a file that is not empty.
     pub(super) fn content(&self, object: &Object<'_>, backing: Arc<Backing>, unlocked: Unlocked) {
-        let Unlocked { key, envelope } = unlocked;
+        let Unlocked { key, envelope, .. } = unlocked;
         let node = &object.node;
         let mirror = self.mirror_fault(&backing, &key);
         let mut faults = Faults::default();

@@ -3,7 +3,7 @@
 //! The stored bytes stay as they are. What is there can be read if its key was found, and its name says where it was.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,9 +13,9 @@ use super::report::Problem;
 use super::restore::io_error;
 use super::walk::{Below, Dir, Node};
 use crate::crypto::{derive, random};
-use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
+use crate::envelope::{Entry, Envelope, EnvelopeError, Kind, Place};
 use crate::kms::KeyId;
-use crate::names::{DirNames, EncodedName, NAME_MAX, NEW_DIRECTORY};
+use crate::names::{DirNames, NAME_MAX, NEW_DIRECTORY};
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind};
 
@@ -54,6 +54,16 @@ struct Lost {
     plain: String,
     place: Place,
     names: DirNames,
+}
+
+/// How an envelope follows its object.
+enum Bound {
+    /// It opens there as it is, or nowhere.
+    Free,
+    /// It is MOVING now; the plain one for afterwards.
+    Moving(OwnedFd, Envelope, Envelope),
+    /// The sidecar for the new name.
+    Beside(Envelope),
 }
 
 impl Fsck<'_> {
@@ -97,58 +107,73 @@ impl Fsck<'_> {
         let stat = sys::stat::at(&parent, &stray.node.stored)?;
         let (node, place) = (stray.node.clone(), stray.place);
         let object = Object { node, parent: parent.as_fd(), place, stat, cmk: &stray.cmk };
-        let bound = self.announce(&object, lost)?;
         self.changed.store(true, Ordering::Relaxed);
+        let bound = self.announce(&object, lost)?;
         let base = name_of(&stray.parent.path(), &stray.node.stored);
         for number in 0..MAX_TRIES {
             let plain = numbered(&base, number);
             let name = lost.names.encode(plain.as_bytes()).map_err(io::Error::other)?;
-            prepare(lost.fd.as_fd(), &name)?;
-            let to = name.stored().as_bytes();
-            match rename_new(parent.as_fd(), object.name(), lost.fd.as_fd(), to) {
-                Err(Errno::EXIST) => continue,
-                renamed => renamed?,
+            if sys::stat::at(&lost.fd, name.stored().as_bytes()).is_ok() {
+                continue;
             }
-            if let Some((fd, moving, last)) = bound {
-                let node = Node::below(&stray.parent, to, None);
-                let there = Object { node, parent: lost.fd.as_fd(), ..object };
-                self.store_envelope(&there, fd.as_fd(), Some(&moving.encode()), &last).map_err(io_error)?;
-            }
+            self.site.make_side(lost.fd.as_fd(), &name)?;
+            self.carry(&object, lost, name.stored().as_bytes(), &bound)?;
             return Ok(format!("it was moved to /{}/{}", lost.plain, crate::names::shown(plain.as_bytes())));
         }
         Err(Errno::EXIST.into())
     }
 
-    /// Makes the envelope good in lost+found, too; gives it and the one for afterwards. What has no envelope that opens
-    /// is moved as it is.
-    fn announce(&self, object: &Object<'_>, lost: &Lost) -> io::Result<Option<(OwnedFd, Envelope, Envelope)>> {
-        let (kind, fd) = match object.stat.kind {
-            FileKind::File => (Kind::FileGcm, sys::dir::open(object.parent, object.name(), Access::Read)),
-            FileKind::Directory => (Kind::Directory, sys::dir::open_dir(object.parent, object.name(), Access::Read)),
-            _ => return Ok(None),
-        };
-        let fd = match fd {
-            Ok(fd) => fd,
-            Err(Errno::ACCESS) => {
-                let open = || sys::dir::open(object.parent, object.name(), Access::Read);
-                self.site.relaxed(object.parent, object.name(), 0o500, open)?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(Unlocked { envelope, .. }) = self.unlock(object, fd.as_fd(), kind) else { return Ok(None) };
-        if envelope.is_linked() {
-            return Ok(None);
+    /// Renames an object, and lets its envelope follow. Nobody else makes names here: the volume is locked.
+    fn carry(&self, object: &Object<'_>, lost: &Lost, to: &[u8], bound: &Bound) -> io::Result<()> {
+        let there = Entry { dir: lost.fd.as_fd(), name: to };
+        if let (Bound::Beside(envelope), Some(sidecars)) = (bound, self.site.envelopes.sidecars()) {
+            sidecars.put(there, &envelope.encode())?;
         }
-        let sealer = self.site.sealer();
-        let stored = envelope.encode();
-        if object.stat.kind == FileKind::File && object.stat.nlink > 1 {
-            let linked = sealer.linked(&envelope, object.place).map_err(refused)?;
-            self.store_envelope(object, fd.as_fd(), Some(&stored), &linked).map_err(io_error)?;
-            return Ok(None);
+        sys::dir::rename(object.parent, object.name(), there.dir, to, RenameFlags::empty())?;
+        match (bound, self.site.envelopes.sidecars()) {
+            (Bound::Moving(fd, moving, last), _) => {
+                let node = Node::below(&object.node, to, None);
+                let moved = Object { node, parent: there.dir, place: lost.place, stat: object.stat, cmk: object.cmk };
+                self.store_envelope(&moved, fd.as_fd(), Some(&moving.encode()), last).map_err(io_error)
+            }
+            (Bound::Beside(_), Some(sidecars)) => {
+                sidecars.remove(Entry { dir: object.parent, name: object.name() }).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the envelope good in lost+found, too. What has none that opens is moved as it is.
+    fn announce(&self, object: &Object<'_>, lost: &Lost) -> io::Result<Bound> {
+        let open = || match object.stat.kind {
+            FileKind::Directory => sys::dir::open_dir(object.parent, object.name(), Access::Read),
+            _ => sys::dir::open(object.parent, object.name(), Access::Read),
+        };
+        let kind = match object.stat.kind {
+            FileKind::File => Kind::FileGcm,
+            FileKind::Directory => Kind::Directory,
+            _ => return Ok(Bound::Free),
+        };
+        let fd = self.site.relaxed(object.parent, object.name(), 0o500, open)?;
+        let Ok(Unlocked { envelope, moving, .. }) = self.unlock(object, fd.as_fd(), kind) else {
+            return Ok(Bound::Free);
+        };
+        let (sealer, is_file) = (self.site.sealer(), kind == Kind::FileGcm);
+        if is_file && self.site.envelopes.sidecars().is_some() {
+            return Ok(Bound::Beside(sealer.bound(&envelope, object.place, lost.place).map_err(refused)?));
+        }
+        if envelope.is_linked() {
+            return Ok(Bound::Free);
+        }
+        let stored = moving.unwrap_or_else(|| envelope.encode());
+        let store = |new: &Envelope| self.store_envelope(object, fd.as_fd(), Some(&stored), new).map_err(io_error);
+        if is_file && object.stat.nlink > 1 {
+            store(&sealer.linked(&envelope, object.place).map_err(refused)?)?;
+            return Ok(Bound::Free);
         }
         let (moving, last) = sealer.moving(&envelope, object.place, lost.place).map_err(refused)?;
-        self.store_envelope(object, fd.as_fd(), Some(&stored), &moving).map_err(io_error)?;
-        Ok(Some((fd, moving, last)))
+        store(&moving)?;
+        Ok(Bound::Moving(fd, moving, last))
     }
 
     /// Opens lost+found in the root of the volume, or makes it.
@@ -195,7 +220,7 @@ impl Fsck<'_> {
         let mirror = sealer.mirror(&envelope, object.place).map_err(refused)?;
         self.append_record(&derive::directory_id(&key), &mirror)?;
         self.store_envelope(&object, fd.as_fd(), None, &envelope).map_err(io_error)?;
-        rename_new(root_fd, temporary.as_bytes(), root_fd, stored)?;
+        sys::dir::rename(root_fd, temporary.as_bytes(), root_fd, stored, RenameFlags::empty())?;
         Ok(self.lost(fd, plain, &key))
     }
 
@@ -207,28 +232,6 @@ impl Fsck<'_> {
 
 fn refused(error: EnvelopeError) -> io::Error {
     io::Error::other(error)
-}
-
-/// Makes the symlink beside a long name; one that is there says the same.
-fn prepare(dir: BorrowedFd<'_>, name: &EncodedName) -> io::Result<()> {
-    let EncodedName::Long { side, target, .. } = name else { return Ok(()) };
-    match sys::dir::make_symlink(dir, side.as_bytes(), target.as_bytes()) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Renames unless the new name is taken.
-fn rename_new(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, to_name: &[u8]) -> Result<(), Errno> {
-    match sys::dir::rename(from, name, to, to_name, RenameFlags::NOREPLACE) {
-        // Stores as NFS know no flags. The volume is locked.
-        Err(Errno::INVAL) => match sys::stat::at(to, to_name) {
-            Ok(_) => Err(Errno::EXIST),
-            Err(Errno::NOENT) => sys::dir::rename(from, name, to, to_name, RenameFlags::empty()),
-            Err(error) => Err(error),
-        },
-        done => done,
-    }
 }
 
 /// A name that says where an object was: the directories above it, and its stored name.

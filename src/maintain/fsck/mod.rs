@@ -276,7 +276,7 @@ impl Fsck<'_> {
         };
         match dir.names.decode(stored).map_err(forged)? {
             Decoded::Short(plain) => Ok(plain),
-            Decoded::NeedsSide(side) => match sys::dir::read_link(dir.fd.as_fd(), side.as_bytes()) {
+            Decoded::NeedsSide(side) => match self.site.read_side(dir.fd.as_fd(), side.as_bytes()) {
                 Ok(target) => dir
                     .names
                     .decode_long(stored, &target)

@@ -11,7 +11,7 @@ use super::objects::Object;
 use super::report::{Problem, add};
 use super::walk::{Below, Dir, Node, Visitor};
 use crate::content::read_mirror;
-use crate::envelope::{ATTRIBUTE, KMSFS_DIR};
+use crate::envelope::{ATTRIBUTE, DIRECTORY_SIDECAR, Entry, FILE_SIDECAR, KMSFS_DIR, sidecar_name};
 use crate::names::{Decoded, NEW_DIRECTORY, SIDE, SealedName, is_internal};
 use crate::sys::atomic::TEMPORARY_PREFIX;
 use crate::sys::dir::Access;
@@ -89,6 +89,16 @@ impl Fsck<'_> {
         let sealed = SealedName::read(object.name(), self.site.encoding).is_some_and(|name| name.len() >= 32);
         let has_form = sealed || matches!(dir.names.decode(object.name()), Ok(Decoded::NeedsSide(_)));
         let has_envelope = || {
+            if let Some(sidecars) = self.site.envelopes.sidecars() {
+                let own = Entry { dir: object.parent, name: object.name() };
+                let inside = || sys::dir::open_dir(object.parent, object.name(), Access::Read);
+                return match object.stat.kind {
+                    FileKind::Directory => {
+                        inside().is_ok_and(|fd| sys::stat::at(&fd, DIRECTORY_SIDECAR.as_bytes()).is_ok())
+                    }
+                    _ => matches!(sidecars.get(own), Ok(Some(_))),
+                };
+            }
             let place = sys::dir::open(object.parent, object.name(), Access::Place);
             let load = |fd: &OwnedFd| xattr::get(Target::OPath(fd.as_fd()), ATTRIBUTE.as_bytes());
             place.is_ok_and(|fd| matches!(load(&fd), Ok(Some(_))))
@@ -111,7 +121,8 @@ impl Fsck<'_> {
     /// Internal names in a directory that has these others.
     fn internal(&self, dir: &Dir, internal: &[Box<[u8]>], names: &[Box<[u8]>]) {
         let mut sides: HashSet<Vec<u8>> = HashSet::new();
-        // A side symlink without its object may be all that tells the name of one that has lost it.
+        let has_sidecars = self.site.envelopes.sidecars().is_some();
+        // A side symlink without its object may be all that tells the name of one that has lost it; a sidecar, its key.
         let mut all_known = true;
         for name in names {
             match dir.names.decode(name) {
@@ -123,11 +134,20 @@ impl Fsck<'_> {
                 Err(_) => all_known = false,
             }
         }
+        let mut of: Option<HashSet<Vec<u8>>> = None;
         for name in internal {
             let node = Node::below(&dir.node, name, None);
             if name.starts_with(SIDE.as_bytes()) {
                 if !sides.contains(&**name) {
-                    self.leftover(Problem::SideOrphan, dir, &node, all_known.then_some(FileKind::Symlink));
+                    let kind = if has_sidecars { FileKind::File } else { FileKind::Symlink };
+                    self.leftover(Problem::SideOrphan, dir, &node, all_known.then_some(kind));
+                }
+            } else if has_sidecars && **name == *DIRECTORY_SIDECAR.as_bytes() {
+                // The directory was unlocked with it.
+            } else if has_sidecars && name.starts_with(FILE_SIDECAR.as_bytes()) {
+                let of = of.get_or_insert_with(|| names.iter().map(|name| sidecar_name(name).into_bytes()).collect());
+                if !of.contains(&**name) {
+                    self.leftover(Problem::SidecarOrphan, dir, &node, all_known.then_some(FileKind::File));
                 }
             } else if name.starts_with(NEW_DIRECTORY.as_bytes()) {
                 self.leftover(Problem::Leftover, dir, &node, Some(FileKind::Directory));

@@ -9,13 +9,14 @@ use super::backing::Backing;
 use super::report::{Problem, add};
 use super::site::{Denied, Site};
 use super::walk::{Below, Dir, Node};
+use crate::content::is_sealed_under;
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
 use crate::kms::{InvalidCiphertext, KeyId, KmsError};
 use crate::names::{Symlinks, Xattrs};
 use crate::sys::dir::Access;
 use crate::sys::xattr::{self, Target};
-use crate::sys::{self, Errno, Stat};
+use crate::sys::{self, Errno, FileKind, Stat};
 
 /// An entry of a directory, or the root.
 pub(super) struct Object<'a> {
@@ -41,6 +42,14 @@ impl<'a> Object<'a> {
         Self { node, parent: dir.fd.as_fd(), place: dir.place(), stat, cmk: &dir.cmk }
     }
 
+    /// As the placement of envelopes wants to be told of it.
+    pub(super) fn stored<'b>(&'b self, fd: BorrowedFd<'b>) -> Stored<'b> {
+        match self.stat.kind {
+            FileKind::Directory => Stored::Directory(fd),
+            _ => Stored::file(fd, self.parent, self.name()),
+        }
+    }
+
     /// The name to reach it by.
     pub(super) fn name(&self) -> &[u8] {
         if self.node.stored.is_empty() { b"." } else { &self.node.stored }
@@ -50,7 +59,10 @@ impl<'a> Object<'a> {
 /// An envelope that opened.
 pub(super) struct Unlocked {
     pub(super) key: DataKey,
+    /// The envelope; of a MOVING one, the part that is of this object and this place.
     pub(super) envelope: Envelope,
+    /// What is stored, if it is MOVING.
+    pub(super) moving: Option<Vec<u8>>,
 }
 
 /// Why an envelope did not open.
@@ -81,7 +93,8 @@ impl Fsck<'_> {
     /// Unlocks the envelope of an open object, which must be of this kind.
     pub(super) fn unlock(&self, object: &Object<'_>, fd: BorrowedFd<'_>, kind: Kind) -> Result<Unlocked, Closed> {
         let site = self.site;
-        let loaded = site.relaxed(object.parent, object.name(), 0o400, || site.envelopes.load(fd));
+        let load = || site.envelopes.load(object.stored(fd));
+        let loaded = site.relaxed(object.parent, object.name(), 0o400, load);
         let stored = match loaded {
             Ok(Some(stored)) => stored,
             Ok(None) => return Err(Closed::new(Problem::EnvelopeMissing, "", None)),
@@ -95,12 +108,12 @@ impl Fsck<'_> {
             let detail = format!("it says {}", envelope.kind().name());
             return Err(Closed::new(Problem::EnvelopeKind, detail, Some(stored)));
         }
-        match site.sealer().unlock(&envelope, object.place) {
-            Ok(key) => {
-                if let Ok(origin) = site.kms.origin(&envelope.blob().0) {
+        match site.sealer().unlock_fitting(&envelope, object.place, |key| is_key_of(object, fd, key)) {
+            Ok((key, alone)) => {
+                if let Ok(origin) = site.kms.origin(&alone.blob().0) {
                     self.keys.lock().insert(origin.key);
                 }
-                Ok(Unlocked { key, envelope })
+                Ok(Unlocked { key, envelope: alone, moving: envelope.is_moving().then_some(stored) })
             }
             Err(EnvelopeError::Kms(error)) => Err(Closed::of_kms(&error, stored)),
             Err(_) => Err(Closed::new(Problem::EnvelopeMalformed, "", Some(stored))),
@@ -132,14 +145,14 @@ impl Fsck<'_> {
             Ok(unlocked) => Some(unlocked),
             Err(closed) => self.restore_directory(object, &fd, closed, bad_name),
         };
-        let Some(Unlocked { key, envelope }) = unlocked else {
+        let Some(Unlocked { key, envelope, moving }) = unlocked else {
             self.unseen.store(true, Ordering::Relaxed);
             return None;
         };
         add(&self.counts.directories, 1);
         self.records.claim(&derive::directory_id(&key));
         self.check_record(object, &key, &envelope);
-        self.finish_move(object, fd.as_fd(), &envelope);
+        self.finish_move(object, fd.as_fd(), moving.as_deref(), &envelope);
         self.xattrs(object, fd.as_fd(), Some(&key));
         let cmk = self.site.kms.origin(&envelope.blob().0).map_or_else(|_| object.cmk.clone(), |origin| origin.key);
         Some(Below { node: object.node.clone(), key, cmk })
@@ -161,7 +174,7 @@ impl Fsck<'_> {
             Err(closed) => self.restore_file(object, &backing, closed, bad_name),
         };
         let Some(unlocked) = unlocked else { return };
-        self.finish_move(object, backing.0.as_fd(), &unlocked.envelope);
+        self.finish_move(object, backing.0.as_fd(), unlocked.moving.as_deref(), &unlocked.envelope);
         // What several names lead to is looked at once; that it opens under each was seen above.
         if object.stat.nlink > 1 && !self.seen.lock().insert(object.stat.ino) {
             return;
@@ -233,4 +246,20 @@ impl Fsck<'_> {
             }
         }
     }
+}
+
+/// Whether `key` is that of an open object: a sidecar may hold that of another one, too. Any key can be that of a file
+/// that has neither content nor attributes.
+fn is_key_of(object: &Object<'_>, fd: BorrowedFd<'_>, key: &DataKey) -> bool {
+    if object.stat.kind != FileKind::File {
+        return true;
+    }
+    let sealed = fd.try_clone_to_owned().map(Backing).and_then(|backing| is_sealed_under(&backing, key));
+    if let Ok(Some(is_key)) = sealed {
+        return is_key;
+    }
+    let names = xattr::list(Target::Open(fd)).unwrap_or_default();
+    let mut sealed = names.iter().filter(|name| crate::names::is_hidden_xattr(name)).peekable();
+    let xattrs = Xattrs::new(key);
+    sealed.peek().is_none() || sealed.any(|name| xattrs.decode_name(name).is_some())
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::site::Site;
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Kind, MirrorRecord, Sealer};
 use crate::names::{DirNames, NameEncoding, NameProbe, SIDE, SealedName, is_internal};
@@ -52,7 +53,8 @@ pub(super) struct Samples {
 
 impl Samples {
     /// Reads a few names of the open directory `fd`.
-    pub(super) fn of(fd: &OwnedFd, encoding: NameEncoding) -> Result<Self, Errno> {
+    pub(super) fn of(fd: &OwnedFd, site: &Site<'_>) -> Result<Self, Errno> {
+        let encoding = site.encoding;
         let mut samples = Self { texts: Vec::new(), is_empty: true };
         let mut sides: Vec<Vec<u8>> = Vec::new();
         let fd = sys::dir::reopen_dir(fd.as_fd())?;
@@ -66,7 +68,7 @@ impl Samples {
             samples.texts.len() < MAX_NAMES
         })?;
         for side in sides.into_iter().take(MAX_NAMES) {
-            if let Ok(target) = sys::dir::read_link(fd.as_fd(), &side) {
+            if let Ok(target) = site.read_side(fd.as_fd(), &side) {
                 samples.add(target, encoding);
             }
         }

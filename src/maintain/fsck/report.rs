@@ -50,6 +50,7 @@ pub enum Problem {
     NameLost,
     NameForeign,
     SideOrphan,
+    SidecarOrphan,
     Leftover,
     InternalUnknown,
     SymlinkForged,
@@ -83,9 +84,11 @@ impl Problem {
                 (Note, "the volume has no copy of its keys", next)
             }
             Self::KeysCopyDamaged => (Warning, "the copy of the keys is damaged or lacks a key", REPAIR),
-            Self::KeysCopyForeign => {
-                (Warning, "the copy of the keys belongs to another keystore", "move it away, then kmsfs fsck --repair --keys-copy")
-            }
+            Self::KeysCopyForeign => (
+                Warning,
+                "the copy of the keys belongs to another keystore",
+                "move it away, then kmsfs fsck --repair --keys-copy",
+            ),
             Self::KeysCopyOld => (Note, "the copy of the keys is older than the keystore", "the next mount renews it"),
             Self::LogMissing => (Warning, "the log of directory keys is missing", REPAIR),
             Self::LogTorn => (Note, "the log of directory keys ends in no whole record", "the next mount cuts it"),
@@ -111,6 +114,7 @@ impl Problem {
             Self::NameLost => (Error, "its long name is lost, so it is not shown", FOUND),
             Self::NameForeign => (Warning, "it is no object of kmsfs, and is not shown", "move it out of the volume"),
             Self::SideOrphan => (Note, "a long name without its object", REPAIR),
+            Self::SidecarOrphan => (Note, "the envelope of a file that is gone", REPAIR),
             Self::Leftover => (Note, "an interrupted operation left it", REPAIR),
             Self::InternalUnknown => (Note, "it has an internal name that this kmsfs does not know", "look at it"),
             Self::SymlinkForged => (Error, "the target of the symlink does not authenticate", RESTORE),

@@ -11,7 +11,7 @@ use super::records::Samples;
 use super::report::Problem;
 use crate::content::{Content, ContentKey, Durability, Error, read_mirror};
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeStore, Kind, Place, StoreError};
+use crate::envelope::{Envelope, Kind, Place, StoreError};
 
 /// What a restored envelope is told as.
 const RESTORED: &str = "an envelope was made from the mirror";
@@ -62,8 +62,9 @@ impl Fsck<'_> {
             self.report(closed.problem, &object.node, &detail);
             return None;
         }
-        // It may have a name in another directory as well.
-        let place = if object.stat.nlink > 1 { Place::Linked } else { object.place };
+        // It may have a name in another directory as well; of sidecars, each name has its own.
+        let is_shared = object.stat.nlink > 1 && self.site.envelopes.sidecars().is_none();
+        let place = if is_shared { Place::Linked } else { object.place };
         let sealer = self.site.sealer();
         let restored = mirror.and_then(|mirror| sealer.restore(&mirror, Kind::FileGcm, place).ok());
         let Some((key, envelope)) = restored else {
@@ -77,7 +78,7 @@ impl Fsck<'_> {
         }
         let fd = backing.0.as_fd();
         match self.put_envelope(object, fd, &closed, &envelope) {
-            Ok(()) => Some(Unlocked { key: again, envelope }),
+            Ok(()) => Some(Unlocked { key: again, envelope, moving: None }),
             // Another of its names came first.
             Err(StoreError::Exists | StoreError::Changed) => self.unlock(object, fd, Kind::FileGcm).ok(),
             Err(StoreError::Io(_)) => None,
@@ -97,7 +98,7 @@ impl Fsck<'_> {
             self.give_up(object, &closed);
             return None;
         }
-        let samples = match Samples::of(fd, self.site.encoding) {
+        let samples = match Samples::of(fd, self.site) {
             Ok(samples) => samples,
             Err(error) => {
                 self.unreadable(&object.node, error);
@@ -112,7 +113,7 @@ impl Fsck<'_> {
         if let Some(record) = self.records.owner(sealer, self.site.encoding, &samples, parent.as_ref()) {
             let (key, envelope) = sealer.restore(&record.mirror, Kind::Directory, object.place).ok()?;
             let stored = self.put_envelope(object, fd.as_fd(), &closed, &envelope);
-            return stored.is_ok().then_some(Unlocked { key, envelope });
+            return stored.is_ok().then_some(Unlocked { key, envelope, moving: None });
         }
         // A malformed or foreign envelope may still be of use elsewhere; only where there is none is nothing lost.
         let is_missing = closed.problem == Problem::EnvelopeMissing;
@@ -157,7 +158,7 @@ impl Fsck<'_> {
             self.append_record(&derive::directory_id(&key), &mirror)?;
             self.store_envelope(object, fd, None, &envelope).map_err(io_error)
         });
-        Ok((Unlocked { key, envelope }, done))
+        Ok((Unlocked { key, envelope, moving: None }, done))
     }
 
     /// Appends to keys.log.
@@ -206,30 +207,15 @@ impl Fsck<'_> {
         old: Option<&[u8]>,
         new: &Envelope,
     ) -> Result<(), StoreError> {
-        let new = new.encode();
-        let store = || match old {
-            None => self.site.envelopes.create(fd, &new),
-            Some(old) => self.site.envelopes.replace(fd, old, &new),
-        };
-        // Only errors of the store can have to do with the mode.
-        let relaxed = self.site.relaxed(object.parent, object.name(), 0o600, || match store() {
-            Err(StoreError::Io(error)) => Err(error),
-            other => Ok(other),
-        });
-        relaxed.map_err(StoreError::Io)?
+        self.site.store((object.parent, object.name()), object.stored(fd), old, &new.encode())
     }
 
-    /// Makes a MOVING envelope plain for the place where it opened.
-    pub(super) fn finish_move(&self, object: &Object<'_>, fd: BorrowedFd<'_>, envelope: &Envelope) {
-        if !envelope.is_moving() {
-            return;
-        }
-        let done = self.options.repair.then(|| {
-            let plain = self.site.sealer().rewrapped(envelope, object.place, None).ok()?;
-            self.mend(&object.node, "it is bound to this place alone".to_owned(), || {
-                self.store_envelope(object, fd, Some(&envelope.encode()), &plain).map_err(io_error)
-            })
-        });
+    /// Makes a MOVING envelope plain: of what is stored, only the part stays that opened here.
+    pub(super) fn finish_move(&self, object: &Object<'_>, fd: BorrowedFd<'_>, moving: Option<&[u8]>, alone: &Envelope) {
+        let Some(stored) = moving else { return };
+        let store = || self.store_envelope(object, fd, Some(stored), alone).map_err(io_error);
+        let done =
+            self.options.repair.then(|| self.mend(&object.node, "it is bound to this place alone".to_owned(), store));
         match done.flatten() {
             Some(done) => self.mended(Problem::EnvelopeMoving, &object.node, "", done),
             None => self.report(Problem::EnvelopeMoving, &object.node, ""),

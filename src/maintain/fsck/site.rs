@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use crate::envelope::{Binder, NameForm, Sealer, Volume, VolumeHeader, XattrStore};
+use crate::envelope::{Binder, EnvelopeStore, Envelopes, NameForm, Object, Sealer, StoreError, Volume, VolumeHeader};
+use crate::fs::side_file;
 use crate::kms::{Caller, KeyId, Kms};
-use crate::names::{NameEncoding, Symlinks};
+use crate::names::{EncodedName, NameEncoding, Symlinks};
 use crate::sys::{self, Errno, FileKind};
 
 /// An unlocked volume, and whether it may be changed.
@@ -31,7 +32,7 @@ pub struct Site<'a> {
     /// The volume's symlinks.
     pub symlinks: Symlinks,
     /// Where envelopes lie.
-    pub envelopes: XattrStore,
+    pub envelopes: Envelopes,
     /// The lock is exclusive, and the user asked for changes.
     pub writable: bool,
     binder: Binder,
@@ -59,7 +60,7 @@ impl<'a> Site<'a> {
                 NameForm::Base32 => NameEncoding::Base32,
             },
             symlinks: Symlinks::new(&volume.key),
-            envelopes: XattrStore::default(),
+            envelopes: Envelopes::new(volume.header.placement()),
             writable,
             binder: Binder::new(&volume.header),
             widened: Mutex::new(()),
@@ -96,6 +97,52 @@ impl<'a> Site<'a> {
         let value = result?;
         restored?;
         Ok(value)
+    }
+
+    /// The sealed long name in a side symlink, or in the file that stands for one.
+    pub fn read_side(&self, dir: BorrowedFd<'_>, side: &[u8]) -> Result<Vec<u8>, Errno> {
+        match (self.envelopes.sidecars(), std::str::from_utf8(side)) {
+            (Some(_), Ok(side)) => side_file::read(dir, side),
+            _ => sys::dir::read_link(dir, side),
+        }
+    }
+
+    /// Makes it. One that is there says the same.
+    pub fn make_side(&self, dir: BorrowedFd<'_>, name: &EncodedName) -> Result<(), Errno> {
+        let EncodedName::Long { side, target, .. } = name else { return Ok(()) };
+        if self.envelopes.sidecars().is_some() {
+            return side_file::make(dir, side, target.as_bytes());
+        }
+        match sys::dir::make_symlink(dir, side.as_bytes(), target.as_bytes()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores an envelope in the place of `old`, although its owner's own modes may forbid that.
+    pub fn store(
+        &self,
+        (dir, name): (BorrowedFd<'_>, &[u8]),
+        to: Object<'_>,
+        old: Option<&[u8]>,
+        new: &[u8],
+    ) -> Result<(), StoreError> {
+        let store = || match old {
+            None => self.envelopes.create(to, new),
+            Some(old) => self.envelopes.replace(to, old, new),
+        };
+        // Only errors of the store can have to do with the mode.
+        let act = || match store() {
+            Err(StoreError::Io(error)) => Err(error),
+            other => Ok(other),
+        };
+        let relaxed = match (self.envelopes.sidecars(), to) {
+            // It is a file in the directory.
+            (Some(_), Object::File { .. }) => self.relaxed(dir, b".", 0o300, act),
+            (Some(_), Object::Directory(_)) => self.relaxed(dir, name, 0o300, act),
+            (None, _) => self.relaxed(dir, name, 0o600, act),
+        };
+        relaxed.map_err(StoreError::Io)?
     }
 
     /// The folder `.kmsfs`.
