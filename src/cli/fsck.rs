@@ -89,11 +89,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         progress.stop.store(true, Ordering::Relaxed);
         outcome
     });
-    let outcome = outcome.map_err(|ended| failure(&root, ended))?;
-    if options.below.is_none() {
+    let mut outcome = outcome.unwrap_or_else(Outcome::failed);
+    if options.below.is_none() && outcome.failure.is_none() {
         check_copy(args, &root, &kms, volume.header.key(), &outcome, &printer);
     }
+    if args.changes() {
+        site.give_folder_to_owner();
+    }
     printer.end(&outcome)?;
+    if let Some(ended) = outcome.failure.take() {
+        return Err(failure(&root, ended));
+    }
     verdict(&printer)
 }
 

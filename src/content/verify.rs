@@ -51,7 +51,7 @@ impl<B: BackingFile> Content<B> {
                 }
             }
             let len = GROUP.min(state.size - group * GROUP);
-            self.verify_group(state, group, blocks.then_some(&mut plain[..len as usize]), fault);
+            self.verify_group(state, group, if blocks { Some(&mut plain[..len as usize]) } else { None }, fault);
             done(len);
             group += 1;
         }

@@ -54,6 +54,12 @@ impl Victim {
         self.backing[name.as_ref()].clone()
     }
 
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    /// The backing file of one of these names of a file that has several: which of them it is stored under is not known.
+    pub fn backing_of_any(&self, names: &[&str]) -> PathBuf {
+        names.iter().find_map(|name| self.backing.get(Path::new(name))).expect("one of the names").clone()
+    }
+
     /// Checks the volume, then mounts it; what is expected of the mount is expected of the check as well.
     pub fn mount(&self) -> Mount {
         let checked = fsck(&self.volume, &[]);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::check::fsck;
 use crate::disk::Disk;
 use crate::harness::{Volume, setting, skipped_in_plain_mode, wait_until, words};
-use crate::ops::{Errno, chmod, get_xattr, lstat, mkdir, names, pattern, read, remove_xattr, tree, write};
+use crate::ops::{Errno, chmod, get_xattr, lstat, mkdir, names, pattern, read, remove_xattr, set_xattr, tree, write};
+use crate::raw::{Caller, NOBODY};
 use crate::scene::{copied, expect_same, furnish, picture_of, scene};
 
 const ENVELOPE: &str = "user.kmsf";
@@ -119,6 +120,8 @@ fn a_full_disk_ends_a_restore_and_room_lets_it_go_on() {
     fill(&ballast);
     let refused = volume.run(&[Path::new("fsck"), &volume.backing, Path::new("--restore-keys")]);
     assert_eq!(refused.status.code(), Some(9), "{}", words(&refused));
+    let told = fsck(&volume, &["--restore-keys"]);
+    assert_eq!((told.code, &told.json["counts"]["complete"]), (Some(9), &false.into()), "whole JSON all the same");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("run the command again"), "{}", words(&refused));
     fs::remove_file(&ballast).expect("rm");
     assert_eq!(fsck(&volume, &["--restore-keys"]).code, Some(0));
@@ -141,10 +144,9 @@ fn an_ordinary_user_restores_files_that_they_may_not_write() {
     if skipped_in_plain_mode() {
         return;
     }
-    const USER: u32 = 4321;
-    let volume = Volume::of_user(USER);
+    let volume = Volume::of_user(NOBODY);
     let mount = volume.mount(&[]);
-    let caller = crate::raw::Caller::user(USER);
+    let caller = Caller::user(NOBODY);
     let root = mount.dir().to_path_buf();
     caller.run(|| {
         mkdir(&root.join("dir"));
@@ -176,17 +178,47 @@ fn an_ordinary_user_restores_files_that_they_may_not_write() {
     mount.unmount();
 }
 
+/// What root writes for another user is that user's, who could not mount the volume else.
+#[test]
+fn root_mends_the_volume_of_another_user() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::of_user(NOBODY);
+    let mount = volume.mount(&[]);
+    let root = mount.dir().to_path_buf();
+    Caller::user(NOBODY).run(|| {
+        mkdir(&root.join("dir"));
+        write(&root.join("dir/file"), pattern(1, 0, 5000));
+        mkdir(&root.join("empty"));
+    });
+    mount.unmount();
+    drop_envelopes(&volume.backing);
+    for name in ["volume.json", "keystore.bundle"] {
+        fs::remove_file(volume.backing.join(".kmsfs").join(name)).expect("rm");
+    }
+    let mut by_root = std::process::Command::new(crate::harness::binary());
+    by_root.arg("fsck").arg(&volume.backing).args(["--restore-keys", "--repair", "--keys-copy", "--keystore"]);
+    let outcome = by_root.arg(&volume.keystore).arg("--passfile").arg(&volume.passfile).output().expect("fsck");
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    for path in tree(&volume.backing) {
+        assert_eq!(lstat(&path).uid(), NOBODY, "{}", path.display());
+    }
+    let mount = volume.mount(&[]);
+    Caller::user(NOBODY).run(|| assert!(read(&root.join("dir/file")) == pattern(1, 0, 5000)));
+    mount.unmount();
+}
+
 /// Looking changes no mode; what may not be read is told.
 #[test]
 fn a_check_by_an_ordinary_user_says_what_it_could_not_see() {
     if skipped_in_plain_mode() {
         return;
     }
-    const USER: u32 = 4321;
-    let volume = Volume::of_user(USER);
+    let volume = Volume::of_user(NOBODY);
     let mount = volume.mount(&[]);
     let root = mount.dir().to_path_buf();
-    crate::raw::Caller::user(USER).run(|| {
+    Caller::user(NOBODY).run(|| {
         for (name, mode) in [("open", 0o400), ("closed", 0o000)] {
             write(&root.join(name), pattern(1, 0, 5000));
             chmod(&root.join(name), mode);
@@ -206,10 +238,12 @@ fn what_was_moved_behind_its_back_needs_consent() {
         return;
     }
     let victim = crate::victim::Victim::new(|root| {
-        for dir in ["x", "y", "x/dir", "y/dir"] {
+        for dir in ["x", "y", "x/dir", "y/dir", "same1", "same2"] {
             mkdir(&root.join(dir));
         }
-        for (name, seed) in [("x/file", 1), ("y/file", 2), ("x/dir/in", 3), ("y/dir/in", 4)] {
+        for (name, seed) in
+            [("x/file", 1), ("y/file", 2), ("x/dir/in", 3), ("y/dir/in", 4), ("same1/in", 5), ("same2/in", 6)]
+        {
             write(&root.join(name), pattern(seed, 0, 5000));
         }
     });
@@ -219,7 +253,18 @@ fn what_was_moved_behind_its_back_needs_consent() {
     };
     exchange("file");
     exchange("dir");
-    let moved = ["/x/file", "/y/file", "/x/dir", "/y/dir"];
+    // The envelopes alone: each opens, and no name under it.
+    let (a, b) = (victim.backing("same1"), victim.backing("same2"));
+    let (first, second) = (get_xattr(&a, ENVELOPE).expect("envelope"), get_xattr(&b, ENVELOPE).expect("envelope"));
+    set_xattr(&a, ENVELOPE, &second).expect("set");
+    set_xattr(&b, ENVELOPE, &first).expect("set");
+    let moved = ["/x/file", "/y/file", "/x/dir", "/y/dir", "/same1", "/same2"];
+    let untouched = fsck(&victim.volume, &["--repair"]);
+    assert_eq!(
+        (untouched.code, untouched.count("mended")),
+        (Some(10), 0),
+        "a repair moves nothing of that: {untouched:#?}"
+    );
     let restored = fsck(&victim.volume, &["--restore-keys"]);
     assert_eq!(restored.code, Some(10));
     for path in moved {
@@ -233,7 +278,9 @@ fn what_was_moved_behind_its_back_needs_consent() {
     }
     fsck(&victim.volume, &[]).expect_clean();
     let mount = victim.mount();
-    for (name, seed) in [("y/file", 1), ("x/file", 2), ("y/dir/in", 3), ("x/dir/in", 4)] {
+    for (name, seed) in
+        [("y/file", 1), ("x/file", 2), ("y/dir/in", 3), ("x/dir/in", 4), ("same1/in", 5), ("same2/in", 6)]
+    {
         assert!(read(&mount.at(name)) == pattern(seed, 0, 5000), "{name}");
     }
     mount.unmount();

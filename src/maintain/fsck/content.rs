@@ -8,7 +8,8 @@ use super::Fsck;
 use super::backing::Backing;
 use super::objects::{Object, Unlocked};
 use super::report::{Problem, add};
-use crate::content::{Content, ContentKey, Durability, Error, MIRROR_LEN, Verified, read_mirror, write_mirror};
+use crate::content::{Content, ContentKey, Durability, Error, MIRROR_LEN, Verified};
+use crate::content::{is_sealed_under, read_mirror, write_mirror};
 use crate::crypto::DataKey;
 use crate::envelope::Kind;
 use crate::sys;
@@ -109,6 +110,18 @@ impl Fsck<'_> {
             self.progress.bytes(count);
             add(&self.counts.bytes, count);
         })
+    }
+
+    /// Whether the content was surely sealed under another key than `key`: the one in its mirror. Without this it may just
+    /// be damaged.
+    pub(super) fn is_other_content(&self, backing: &Backing, key: &DataKey) -> bool {
+        let is_under = |key: &DataKey| is_sealed_under(backing, key).ok().flatten();
+        if is_under(key) != Some(false) {
+            return false;
+        }
+        let mirror = read_mirror(backing).ok().flatten();
+        let mirrored = mirror.and_then(|mirror| self.site.sealer().mirrored(&mirror, Kind::FileGcm).ok());
+        mirrored.is_some_and(|mirrored| is_under(&mirrored) == Some(true))
     }
 
     fn mirror_fault(&self, backing: &Backing, key: &DataKey) -> Option<Problem> {

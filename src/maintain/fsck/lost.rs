@@ -208,10 +208,7 @@ impl Fsck<'_> {
         let temporary = format!("{NEW_DIRECTORY}{:016x}", u64::from_le_bytes(random::array()));
         sys::dir::make_dir(root_fd, temporary.as_bytes(), 0o700)?;
         let fd = sys::dir::open_dir(root_fd, temporary.as_bytes(), Access::Read)?;
-        if sys::process::effective_uid() == 0 {
-            let owner = sys::stat::of_fd(root_fd)?;
-            sys::file::chown(fd.as_fd(), Some(owner.uid), Some(owner.gid))?;
-        }
+        self.site.give_to_owner(root_fd, temporary.as_bytes());
         let node = Node::below(&Node::root(), temporary.as_bytes(), None);
         let stat = sys::stat::of_fd(&fd)?;
         let object = Object { node, parent: root_fd, place: Place::In(root.id), stat, cmk: &root.cmk };

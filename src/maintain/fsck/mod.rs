@@ -89,6 +89,15 @@ pub struct Outcome {
     pub complete: bool,
     /// The CMKs that keys in the volume are wrapped under, as far as they opened.
     pub keys: BTreeSet<KeyId>,
+    /// Why it ended early, if it did; what was changed before is complete.
+    pub failure: Option<Failure>,
+}
+
+impl Outcome {
+    /// Of a run that did not begin.
+    pub fn failed(failure: Failure) -> Self {
+        Self { counts: Counts::default(), complete: false, keys: BTreeSet::new(), failure: Some(failure) }
+    }
 }
 
 /// One run.
@@ -118,7 +127,7 @@ pub(super) struct Fsck<'a> {
 /// Checks, and mends what `options` ask for. The caller holds the volume's lock, exclusively for changes.
 ///
 /// # Errors
-/// [`Failure`]; what was changed before is complete.
+/// If keys.log cannot be read; then nothing was changed.
 pub fn run(site: &Site<'_>, options: &Options, progress: &Progress, sink: &dyn Sink) -> Result<Outcome, Failure> {
     let examined = KeysLog::examine(&site.root).map_err(Failure::Volume)?;
     let log = if site.writable { Some(KeysLog::open(&site.root).map_err(Failure::Volume)?) } else { None };
@@ -140,9 +149,9 @@ pub fn run(site: &Site<'_>, options: &Options, progress: &Progress, sink: &dyn S
         stop: AtomicBool::new(false),
         failure: Mutex::default(),
     };
-    run.everything()?;
-    let complete = !run.unseen.into_inner();
-    Ok(Outcome { counts: run.counts, complete, keys: run.keys.into_inner() })
+    let failure = run.everything().err();
+    let complete = failure.is_none() && !run.unseen.into_inner();
+    Ok(Outcome { counts: run.counts, complete, keys: run.keys.into_inner(), failure })
 }
 
 impl Fsck<'_> {

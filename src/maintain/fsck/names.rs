@@ -22,7 +22,7 @@ use crate::sys::{self, Errno, FileKind};
 const FSCK_FOLDER: &[u8] = b"lost+found";
 
 impl Visitor for Fsck<'_> {
-    fn enter(&self, dir: &Dir, names: &mut Vec<Box<[u8]>>) {
+    fn enter(&self, dir: &Dir, names: &mut Vec<Box<[u8]>>) -> Option<Below> {
         let is_root = dir.node.depth == 0;
         let mut internal: Vec<Box<[u8]>> = Vec::new();
         names.retain(|name| {
@@ -32,9 +32,15 @@ impl Visitor for Fsck<'_> {
             !is_internal(name) && !(is_root && **name == *FSCK_FOLDER)
         });
         internal.retain(|name| !(is_root && **name == *KMSFS_DIR.as_bytes()));
+        let fits = names.is_empty() || names.iter().any(|name| self.name_in(dir, name).is_ok());
+        if !fits && let Some(record) = self.other_owner(dir) {
+            names.clear();
+            return self.exchange_key(dir, record);
+        }
         if !internal.is_empty() {
             self.internal(dir, &internal, names);
         }
+        None
     }
 
     fn visit(&self, dir: &Dir, name: &[u8]) -> Option<Below> {

@@ -155,7 +155,7 @@ impl Fsck<'_> {
         self.finish_move(object, fd.as_fd(), moving.as_deref(), &envelope);
         self.xattrs(object, fd.as_fd(), Some(&key));
         let cmk = self.site.kms.origin(&envelope.blob().0).map_or_else(|_| object.cmk.clone(), |origin| origin.key);
-        Some(Below { node: object.node.clone(), key, cmk })
+        Some(Below { node: object.node.clone(), key, cmk, place: object.place })
     }
 
     /// A regular file.
@@ -167,6 +167,12 @@ impl Fsck<'_> {
             Err(error) => return self.unreadable(&object.node, error),
         };
         let unlocked = match self.unlock(object, backing.0.as_fd(), Kind::FileGcm) {
+            Ok(Unlocked { key, envelope, moving }) if self.is_other_content(&backing, &key) => {
+                let stored = moving.unwrap_or_else(|| envelope.encode());
+                let detail = "it opens, but the content has another key: one of them is another file's";
+                let closed = Closed::new(Problem::EnvelopeMoved, detail, Some(stored));
+                self.restore_file(object, &backing, closed, bad_name)
+            }
             Ok(unlocked) => Some(unlocked),
             Err(Closed { problem: Problem::EnvelopeMissing, .. }) if object.stat.size == 0 => {
                 return self.xattrs(object, backing.0.as_fd(), None);

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 
 use super::site::Site;
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Kind, MirrorRecord, Sealer};
-use crate::names::{DirNames, NameEncoding, NameProbe, SIDE, SealedName, is_internal};
+use crate::envelope::{ATTRIBUTE, Kind, MirrorRecord, Sealer};
+use crate::names::{DirNames, NameEncoding, NameProbe, SIDE, SealedName, Xattrs, is_hidden_xattr, is_internal};
+use crate::sys::xattr::{self, Target};
 use crate::sys::{self, Errno};
 
 /// Names of a directory that are tried. Some may be forged, or of elsewhere.
@@ -47,7 +48,9 @@ struct Candidate {
 /// Names in a directory, sealed under its key.
 pub(super) struct Samples {
     texts: Vec<(Vec<u8>, SealedName)>,
-    /// There is no entry but kmsfs's own.
+    /// Stored names of the directory's own attributes.
+    attributes: Vec<Vec<u8>>,
+    /// There is no entry but kmsfs's own, and no attribute.
     pub(super) is_empty: bool,
 }
 
@@ -55,7 +58,9 @@ impl Samples {
     /// Reads a few names of the open directory `fd`.
     pub(super) fn of(fd: &OwnedFd, site: &Site<'_>) -> Result<Self, Errno> {
         let encoding = site.encoding;
-        let mut samples = Self { texts: Vec::new(), is_empty: true };
+        let mut attributes = xattr::list(Target::Open(fd.as_fd())).unwrap_or_default();
+        attributes.retain(|name| name.starts_with(b"user.") && is_hidden_xattr(name) && name != ATTRIBUTE.as_bytes());
+        let mut samples = Self { texts: Vec::new(), is_empty: attributes.is_empty(), attributes };
         let mut sides: Vec<Vec<u8>> = Vec::new();
         let fd = sys::dir::reopen_dir(fd.as_fd())?;
         sys::dir::list(fd.as_fd(), 0, |entry| {
@@ -131,27 +136,27 @@ impl Records {
         samples: &Samples,
         parent: Option<&[u8; 16]>,
     ) -> Option<&MirrorRecord> {
-        if samples.texts.is_empty() {
+        if samples.texts.is_empty() && samples.attributes.is_empty() {
             return None;
         }
         let keys = self.keys.get_or_init(|| self.unlock_all(sealer));
         let start = parent.and_then(|id| self.by_id.get(id)).map_or(0, |at| at + 1);
         let order = || (start..keys.len()).chain(0..start.min(keys.len()));
         let claimed = |at: &usize| self.records[*at].claimed.load(Ordering::Relaxed);
-        for (text, name) in &samples.texts {
-            let holds = |at: &usize| {
-                let candidate = keys[*at].as_ref();
-                candidate.is_some_and(|candidate| {
-                    candidate.probe.may_hold(name) && DirNames::new(&candidate.key, encoding).sealed(text)
-                })
-            };
-            let unclaimed = order().filter(|at| !claimed(at)).find(&holds);
+        let search = |holds: &dyn Fn(&Candidate) -> bool| {
+            let holds = |at: &usize| keys[*at].as_ref().is_some_and(holds);
+            let unclaimed = order().filter(|at| !claimed(at)).find(holds);
             // Two directories may have one key: somebody copied one on the backing store.
-            if let Some(at) = unclaimed.or_else(|| order().filter(claimed).find(&holds)) {
-                return Some(&self.records[at].log);
-            }
-        }
-        None
+            unclaimed.or_else(|| order().filter(claimed).find(holds))
+        };
+        let by_name = |(text, name): &(Vec<u8>, SealedName)| {
+            search(&|candidate| candidate.probe.may_hold(name) && DirNames::new(&candidate.key, encoding).sealed(text))
+        };
+        let by_attribute =
+            |name: &Vec<u8>| search(&|candidate| Xattrs::new(&candidate.key).decode_name(name).is_some());
+        let found = samples.texts.iter().find_map(by_name);
+        let found = found.or_else(|| samples.attributes.iter().take(1).find_map(by_attribute));
+        found.map(|at| &self.records[at].log)
     }
 
     /// The keys in all records; none where the mirror does not open, or is of another directory.

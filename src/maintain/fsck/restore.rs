@@ -3,15 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Fsck;
 use super::backing::Backing;
 use super::objects::{Closed, Object, Unlocked};
 use super::records::Samples;
 use super::report::Problem;
+use super::walk::{Below, Dir};
 use crate::content::{Content, ContentKey, Durability, Error, read_mirror};
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, Kind, Place, StoreError};
+use crate::envelope::{Envelope, EnvelopeStore, Kind, MirrorRecord, Object as Stored, Place, StoreError};
 
 /// What a restored envelope is told as.
 const RESTORED: &str = "an envelope was made from the mirror";
@@ -127,6 +129,38 @@ impl Fsck<'_> {
             }
         };
         self.fresh_key(object, fd.as_fd(), told)
+    }
+
+    /// For a directory whose key opens none of its names: the record of another key that does. Its envelope is another
+    /// directory's then.
+    pub(super) fn other_owner(&self, dir: &Dir) -> Option<&MirrorRecord> {
+        if self.records.is_new(&dir.id) {
+            return None;
+        }
+        let samples = Samples::of(&dir.fd, self.site).ok()?;
+        let sealer = self.site.sealer();
+        self.records.owner(sealer, self.site.encoding, &samples, None).filter(|record| record.directory != dir.id)
+    }
+
+    /// Tells that a directory has the envelope of another one; with the user's consent it gets its own again, under which
+    /// it is to be walked.
+    pub(super) fn exchange_key(&self, dir: &Dir, record: &MirrorRecord) -> Option<Below> {
+        let detail = "it is that of another directory: the names in this one have another key";
+        if !(self.options.restore_keys && self.options.accept_moved) {
+            self.unseen.store(true, Ordering::Relaxed);
+            self.report(Problem::EnvelopeMoved, &dir.node, detail);
+            return None;
+        }
+        let (key, envelope) = self.site.sealer().restore(&record.mirror, Kind::Directory, dir.own_place).ok()?;
+        let done = self.mend(&dir.node, REBOUND.to_owned(), || {
+            let object = Stored::Directory(dir.fd.as_fd());
+            let old = self.site.envelopes.load(object)?;
+            let own = (dir.fd.as_fd(), &b"."[..]);
+            self.site.store(own, object, old.as_deref(), &envelope.encode()).map_err(io_error)
+        });
+        let Some(done) = done else { return None };
+        self.mended(Problem::EnvelopeMoved, &dir.node, detail, done);
+        Some(Below { node: dir.node.clone(), key, cmk: dir.cmk.clone(), place: dir.own_place })
     }
 
     fn fresh_key(&self, object: &Object<'_>, fd: BorrowedFd<'_>, told: &str) -> Option<Unlocked> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use crate::envelope::{Binder, EnvelopeStore, Envelopes, NameForm, Object, Sealer, StoreError, Volume, VolumeHeader};
+use crate::envelope::{DIRECTORY_SIDECAR, sidecar_name};
 use crate::fs::side_file;
 use crate::kms::{Caller, KeyId, Kms};
 use crate::names::{EncodedName, NameEncoding, Symlinks};
@@ -142,7 +143,37 @@ impl<'a> Site<'a> {
             (Some(_), Object::Directory(_)) => self.relaxed(dir, name, 0o300, act),
             (None, _) => self.relaxed(dir, name, 0o600, act),
         };
-        relaxed.map_err(StoreError::Io)?
+        relaxed.map_err(StoreError::Io)??;
+        if self.envelopes.sidecars().is_some() {
+            let (dir, sidecar) = match to {
+                Object::Directory(fd) => (fd, DIRECTORY_SIDECAR.to_owned()),
+                Object::File { .. } => (dir, sidecar_name(name)),
+            };
+            self.give_to_owner(dir, sidecar.as_bytes());
+        }
+        Ok(())
+    }
+
+    /// Gives what root made in a directory to the directory's owner, who may not be able to mount the volume else. One
+    /// that cannot be given stays root's.
+    pub fn give_to_owner(&self, dir: BorrowedFd<'_>, name: &[u8]) {
+        let (Ok(made), Ok(owner)) = (sys::stat::at(dir, name), sys::stat::of_fd(dir)) else { return };
+        if sys::process::effective_uid() == 0 && made.uid == 0 && owner.uid != 0 {
+            let _ = sys::dir::chown(dir, name, Some(owner.uid), Some(owner.gid));
+        }
+    }
+
+    /// The same for all that is in the folder `.kmsfs`.
+    pub fn give_folder_to_owner(&self) {
+        let Ok(folder) = self.folder() else { return };
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let listed = sys::dir::list(folder.as_fd(), 0, |entry| {
+            names.push(entry.name.to_vec());
+            true
+        });
+        if listed.is_ok() {
+            names.iter().filter(|name| name[0] != b'.').for_each(|name| self.give_to_owner(folder.as_fd(), name));
+        }
     }
 
     /// The folder `.kmsfs`.

@@ -93,6 +93,8 @@ pub struct Below {
     pub key: DataKey,
     /// The CMK that wrapped it, which entries inherit.
     pub cmk: KeyId,
+    /// What its own envelope is bound to.
+    pub place: Place,
 }
 
 /// An open directory.
@@ -103,6 +105,8 @@ pub struct Dir {
     pub fd: OwnedFd,
     /// Its id.
     pub id: [u8; 16],
+    /// What its own envelope is bound to.
+    pub own_place: Place,
     /// The CMK for entries that need a new key.
     pub cmk: KeyId,
     /// Its names.
@@ -119,7 +123,8 @@ impl Dir {
 /// What is done on a walk.
 pub trait Visitor: Sync {
     /// Called for each directory before its entries are visited, with all names in it; those that are left are visited.
-    fn enter(&self, dir: &Dir, names: &mut Vec<Box<[u8]>>);
+    /// What is returned is the same directory with its right key: it is walked instead.
+    fn enter(&self, dir: &Dir, names: &mut Vec<Box<[u8]>>) -> Option<Below>;
 
     /// Called for each entry. A directory that is returned is walked.
     fn visit(&self, dir: &Dir, name: &[u8]) -> Option<Below>;
@@ -234,10 +239,12 @@ impl<V: Visitor> Walk<'_, V> {
             Ok(fd) => fd,
             Err(error) => return self.visitor.failed(&below.node, error),
         };
-        let id = derive::directory_id(&below.key);
-        let dir =
-            Arc::new(Dir { node: below.node, fd, id, cmk: below.cmk, names: DirNames::new(&below.key, self.encoding) });
-        self.visitor.enter(&dir, &mut names);
+        let Below { node, key, cmk, place } = below;
+        let id = derive::directory_id(&key);
+        let dir = Arc::new(Dir { node, fd, id, own_place: place, cmk, names: DirNames::new(&key, self.encoding) });
+        if let Some(right) = self.visitor.enter(&dir, &mut names) {
+            return self.enter(parent, right);
+        }
         let mut tasks = Vec::new();
         while !names.is_empty() {
             let last = names.split_off(names.len().saturating_sub(BATCH));
