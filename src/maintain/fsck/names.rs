@@ -29,7 +29,7 @@ impl Visitor for Fsck<'_> {
             if is_internal(name) {
                 internal.push(name.clone());
             }
-            !is_internal(name) && !(is_root && **name == *FSCK_FOLDER)
+            !(is_internal(name) || is_root && **name == *FSCK_FOLDER)
         });
         internal.retain(|name| !(is_root && **name == *KMSFS_DIR.as_bytes()));
         let fits = names.is_empty() || names.iter().any(|name| self.name_in(dir, name).is_ok());

@@ -158,8 +158,7 @@ impl Fsck<'_> {
             let own = (dir.fd.as_fd(), &b"."[..]);
             self.site.store(own, object, old.as_deref(), &envelope.encode()).map_err(io_error)
         });
-        let Some(done) = done else { return None };
-        self.mended(Problem::EnvelopeMoved, &dir.node, detail, done);
+        self.mended(Problem::EnvelopeMoved, &dir.node, detail, done?);
         Some(Below { node: dir.node.clone(), key, cmk: dir.cmk.clone(), place: dir.own_place })
     }
 
