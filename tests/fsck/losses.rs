@@ -4,11 +4,9 @@ use std::fs;
 
 use crate::check::fsck;
 use crate::harness::{Volume, skipped_in_plain_mode};
-use crate::ops::{pattern, read, remove_xattr, tree, write};
-use crate::scene::{expect_same, picture_of, scene};
+use crate::ops::{pattern, read, write};
+use crate::scene::{drop_envelopes, expect_same, picture_of, remove_envelope, scene};
 use crate::victim::Victim;
-
-const ENVELOPE: &str = "user.kmsf";
 
 fn small() -> Victim {
     Victim::new(|root| {
@@ -35,7 +33,7 @@ fn the_envelope_of_a_directory_of_a_file_or_of_the_root() {
     for (name, path) in [("docs", "/docs"), ("docs/deep/note", "/docs/deep/note"), ("", "/")] {
         let victim = small();
         let backing = if name.is_empty() { victim.volume.backing.clone() } else { victim.backing(name) };
-        remove_xattr(&backing, ENVELOPE).expect("remove");
+        remove_envelope(&backing);
         let checked = fsck(&victim.volume, &[]);
         assert_eq!((checked.code, checked.left(path)), (Some(10), vec!["envelope-missing"]), "{name}");
         assert_eq!(checked.findings.len(), 1, "{checked:#?}");
@@ -125,9 +123,7 @@ fn the_keystore() {
     let mut alone = victim.volume.clone();
     alone.keystore = victim.volume.base().join("nothing here");
     fsck(&alone, &[]).expect_clean();
-    for path in tree(&alone.backing) {
-        let _ = remove_xattr(&path, ENVELOPE);
-    }
+    drop_envelopes(&alone.backing);
     assert_eq!(fsck(&alone, &["--restore-keys"]).code, Some(0));
     fsck(&alone, &[]).expect_clean();
     expect_all(&alone);
@@ -153,7 +149,7 @@ fn the_log_of_directory_keys_and_the_mirrors() {
     fsck(&victim.volume, &[]).expect_clean();
     assert_eq!(read(&log).len(), whole.len(), "one record for each directory");
     // What was appended is of use.
-    remove_xattr(&victim.backing("docs"), ENVELOPE).expect("remove");
+    remove_envelope(&victim.backing("docs"));
     assert_eq!(fsck(&victim.volume, &["--restore-keys"]).code, Some(0));
 
     let file = victim.backing("docs/letter");
@@ -169,7 +165,7 @@ fn the_log_of_directory_keys_and_the_mirrors() {
         assert_eq!(crate::ops::lstat(&file).modified().expect("mtime"), before.modified().expect("mtime"));
         fsck(&victim.volume, &[]).expect_clean();
     }
-    remove_xattr(&file, ENVELOPE).expect("remove");
+    remove_envelope(&file);
     assert_eq!(fsck(&victim.volume, &["--restore-keys"]).code, Some(0));
     expect_all(&victim.volume);
 }

@@ -8,25 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::check::fsck;
 use crate::disk::Disk;
-use crate::harness::{Volume, setting, skipped_in_plain_mode, wait_until, words};
-use crate::ops::{Errno, chmod, get_xattr, lstat, mkdir, names, pattern, read, remove_xattr, set_xattr, tree, write};
+use crate::harness::{Volume, setting, sidecars, skipped_in_plain_mode, wait_until, words};
+use crate::ops::{chmod, lstat, mkdir, names, pattern, read, tree, write};
 use crate::raw::{Caller, NOBODY};
-use crate::scene::{copied, expect_same, furnish, picture_of, scene};
-
-const ENVELOPE: &str = "user.kmsf";
-
-fn envelopes(root: &Path) -> usize {
-    tree(root).iter().filter(|path| get_xattr(path, ENVELOPE).is_ok()).count()
-}
-
-fn drop_envelopes(root: &Path) {
-    for path in tree(root).into_iter().chain([root.to_path_buf()]) {
-        match remove_xattr(&path, ENVELOPE) {
-            Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
-            Err(error) => panic!("{}: {error}", path.display()),
-        }
-    }
-}
+use crate::scene::{
+    copied, drop_envelopes, envelope, envelopes, expect_same, furnish, objects, picture_of, remove_envelope, scene,
+    set_envelope,
+};
 
 #[test]
 fn a_tree_copied_with_plain_cp_comes_back_whole() {
@@ -35,6 +23,10 @@ fn a_tree_copied_with_plain_cp_comes_back_whole() {
     }
     let (volume, before) = scene(60, 40);
     let copy = copied(&volume, "copy", "-r");
+    if sidecars() {
+        // They are files like others: somebody thought them useless.
+        drop_envelopes(&copy.backing);
+    }
     assert_eq!(envelopes(&copy.backing), 0, "cp -r keeps no attributes");
     let checked = fsck(&copy, &[]);
     assert_eq!((checked.code, checked.left("/")), (Some(10), vec!["envelope-missing"]));
@@ -66,6 +58,7 @@ fn files_with_several_names_open_under_each() {
     }
     let (volume, before) = scene(2, 4);
     let copy = copied(&volume, "copy", "-r --preserve=links");
+    drop_envelopes(&copy.backing);
     assert_eq!(fsck(&copy, &["--restore-keys"]).code, Some(0));
     fsck(&copy, &[]).expect_clean();
     expect_same(&picture_of(&copy), &before);
@@ -81,9 +74,11 @@ fn a_restore_that_was_killed_is_finished_by_the_next() {
         return;
     }
     let (volume, before) = scene(80, 30);
-    let copy = copied(&volume, "copy", "-r");
+    let [copy, whole] = ["copy", "whole"].map(|name| copied(&volume, name, "-r"));
+    drop_envelopes(&copy.backing);
+    drop_envelopes(&whole.backing);
     let started = Instant::now();
-    assert_eq!(fsck(&copied(&volume, "whole", "-r"), &["--restore-keys"]).code, Some(0));
+    assert_eq!(fsck(&whole, &["--restore-keys"]).code, Some(0));
     let usual = started.elapsed();
     for round in 0..setting("KMSFS_CRASH_ROUNDS", 5) {
         let mut command = copy.command();
@@ -94,9 +89,7 @@ fn a_restore_that_was_killed_is_finished_by_the_next() {
         child.wait().expect("wait");
         if round % 2 == 1 {
             // Half of what is there goes again.
-            for path in tree(&copy.backing).iter().step_by(2) {
-                let _ = remove_xattr(path, ENVELOPE);
-            }
+            objects(&copy.backing).iter().step_by(2).for_each(|path| remove_envelope(path));
         }
     }
     assert_eq!(fsck(&copy, &["--restore-keys"]).code, Some(0));
@@ -161,7 +154,7 @@ fn an_ordinary_user_restores_files_that_they_may_not_write() {
     });
     mount.unmount();
     drop_envelopes(&volume.backing);
-    let modes = || tree(&volume.backing).iter().map(|path| (path.clone(), lstat(path).mode())).collect::<Vec<_>>();
+    let modes = || objects(&volume.backing).iter().map(|path| (path.clone(), lstat(path).mode())).collect::<Vec<_>>();
     let before = modes();
     let checked = fsck(&volume, &["--restore-keys"]);
     assert_eq!(checked.code, Some(0), "{checked:#?}");
@@ -250,14 +243,20 @@ fn what_was_moved_behind_its_back_needs_consent() {
     let exchange = |name: &str| {
         let (x, y) = (victim.backing(format!("x/{name}")), victim.backing(format!("y/{name}")));
         crate::ops::rename(&x, &y, rustix::fs::RenameFlags::EXCHANGE).expect("exchange");
+        // Whoever exchanges files takes their sidecars along.
+        if sidecars() && lstat(&x).is_file() {
+            let (first, second) = (envelope(&x).expect("envelope"), envelope(&y).expect("envelope"));
+            set_envelope(&x, &second);
+            set_envelope(&y, &first);
+        }
     };
     exchange("file");
     exchange("dir");
     // The envelopes alone: each opens, and no name under it.
     let (a, b) = (victim.backing("same1"), victim.backing("same2"));
-    let (first, second) = (get_xattr(&a, ENVELOPE).expect("envelope"), get_xattr(&b, ENVELOPE).expect("envelope"));
-    set_xattr(&a, ENVELOPE, &second).expect("set");
-    set_xattr(&b, ENVELOPE, &first).expect("set");
+    let (first, second) = (envelope(&a).expect("envelope"), envelope(&b).expect("envelope"));
+    set_envelope(&a, &second);
+    set_envelope(&b, &first);
     let moved = ["/x/file", "/y/file", "/x/dir", "/y/dir", "/same1", "/same2"];
     let untouched = fsck(&victim.volume, &["--repair"]);
     assert_eq!(
@@ -300,10 +299,10 @@ fn a_mirror_of_another_file_restores_nothing() {
     let (mut bytes, other) = (read(&one), read(&two));
     bytes[152..220].copy_from_slice(&other[152..220]);
     write(&one, bytes);
-    remove_xattr(&one, ENVELOPE).expect("remove");
+    remove_envelope(&one);
     let restored = fsck(&victim.volume, &["--restore-keys"]);
     assert_eq!((restored.code, restored.left("/one")), (Some(10), vec!["envelope-missing"]), "{restored:#?}");
-    assert!(get_xattr(&one, ENVELOPE).is_err());
+    assert!(envelope(&one).is_none());
 }
 
 /// Ten thousand directories are searched for in seconds, not minutes.

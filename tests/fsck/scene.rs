@@ -9,8 +9,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Volume, words};
-use crate::ops::{chmod, lstat, mkdir, open_rw, pattern, tree, write};
+use kmsfs::envelope::{DIRECTORY_SIDECAR, sidecar_name};
+
+use crate::harness::{Volume, sidecars, words};
+use crate::ops::{chmod, get_xattr, lstat, mkdir, open_rw, pattern, remove_xattr, set_xattr, tree, write};
 
 /// The name of everything that has a long one.
 pub fn long(kind: &str) -> String {
@@ -127,4 +129,53 @@ pub fn copied(volume: &Volume, name: &str, arguments: &str) -> Volume {
     let outcome = outcome.expect("cp");
     assert!(outcome.status.success(), "cp: {}", words(&outcome));
     copy
+}
+
+/// Where the envelope of a backing object is if it has a file of its own.
+fn sidecar(path: &Path) -> PathBuf {
+    if lstat(path).is_dir() {
+        return path.join(DIRECTORY_SIDECAR);
+    }
+    path.with_file_name(sidecar_name(path.file_name().expect("a name").as_encoded_bytes()))
+}
+
+/// The envelope of a backing object, in either placement.
+pub fn envelope(path: &Path) -> Option<Vec<u8>> {
+    if sidecars() { fs::read(sidecar(path)).ok() } else { get_xattr(path, "user.kmsf").ok() }
+}
+
+/// Puts bytes in the place of an envelope.
+pub fn set_envelope(path: &Path, bytes: &[u8]) {
+    if sidecars() {
+        return write(&sidecar(path), bytes);
+    }
+    set_xattr(path, "user.kmsf", bytes).expect("set");
+}
+
+/// Takes the envelope of an object away, if it has one.
+pub fn remove_envelope(path: &Path) {
+    if sidecars() {
+        let _ = fs::remove_file(sidecar(path));
+    } else {
+        let _ = remove_xattr(path, "user.kmsf");
+    }
+}
+
+/// The objects of a backing tree that can have envelopes: nothing of kmsfs's own.
+pub fn objects(root: &Path) -> Vec<PathBuf> {
+    let internal = |path: &Path| {
+        let below = path.strip_prefix(root).expect("below");
+        below.iter().any(|name| name.as_encoded_bytes().starts_with(b".kmsfs"))
+    };
+    tree(root).into_iter().chain([root.to_path_buf()]).filter(|path| !internal(path)).collect()
+}
+
+/// How many objects have envelopes.
+pub fn envelopes(root: &Path) -> usize {
+    objects(root).iter().filter(|path| envelope(path).is_some()).count()
+}
+
+/// Takes all envelopes away.
+pub fn drop_envelopes(root: &Path) {
+    objects(root).iter().for_each(|path| remove_envelope(path));
 }
