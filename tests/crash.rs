@@ -3,6 +3,9 @@
 //! What was synced is there whole; a block that was being overwritten is old or new; every directory opens.
 //! `KMSFS_CRASH_ROUNDS` (default 5) says how often each loop runs.
 
+#[path = "mount/check.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod check;
 #[path = "mount/disk.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod disk;
@@ -40,11 +43,12 @@ fn sync(path: &Path) {
     synced.unwrap_or_else(|e| panic!("fsync {}: {e}", path.display()));
 }
 
-/// Unmounts what a killed daemon left and mounts anew.
+/// Unmounts what a killed daemon left, which fsck must find nothing wrong with, and mounts anew.
 fn mount_again(volume: &Volume, dead: Mount) -> Mount {
     let outcome = volume.umount();
     assert!(outcome.status.success(), "umount of a dead mount: {}", words(&outcome));
     drop(dead);
+    check::fsck(volume, &[]).expect_whole();
     volume.mount(&[])
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,21 +12,57 @@ use crate::maintain::Progress;
 
 const TICK: Duration = Duration::from_millis(100);
 
+/// What an object costs beside its bytes, for a bar that shows both as one.
+const OBJECT: u64 = 4096;
+
 /// Shows a [`Progress`] until it is dropped.
 pub(super) struct Bar {
     progress: Arc<Progress>,
+    drawn: ProgressBar,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Bar {
     /// Begins to show `progress` on standard error, unless that is no terminal or `quiet`.
     pub(super) fn show(progress: &Arc<Progress>, what: &'static str, quiet: bool) -> Self {
+        let known = "{msg} {bar:30} {human_pos}/{human_len} {per_sec} {eta} left";
+        let unknown = "{msg} {spinner} {human_pos} {per_sec}";
+        Self::start(progress, what, quiet, [known, unknown], |objects, _| objects)
+    }
+
+    /// The same for work that reads content: what is shown are bytes.
+    pub(super) fn show_work(progress: &Arc<Progress>, what: &'static str, quiet: bool) -> Self {
+        let known = "{msg} {bar:30} {percent}% {binary_bytes_per_sec} {eta} left";
+        let unknown = "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}";
+        Self::start(progress, what, quiet, [known, unknown], |objects, bytes| objects * OBJECT + bytes)
+    }
+
+    fn start(
+        progress: &Arc<Progress>,
+        what: &'static str,
+        quiet: bool,
+        [known, unknown]: [&str; 2],
+        unit: fn(u64, u64) -> u64,
+    ) -> Self {
         let visible = !quiet && std::io::stderr().is_terminal();
-        let shown = progress.clone();
+        let style = |template| ProgressStyle::with_template(template).expect("a fixed template");
+        let drawn = if visible { ProgressBar::no_length().with_message(what) } else { ProgressBar::hidden() };
+        let (shown, bar, known) = (progress.clone(), drawn.clone(), style(known));
+        drawn.set_style(style(unknown));
+        let draw = move || draw(&shown, &bar, &known, unit);
         // Without the thread nothing is shown; the work goes on.
-        let thread =
-            visible.then(|| std::thread::Builder::new().name("progress".into()).spawn(move || draw(&shown, what)));
-        Self { progress: progress.clone(), thread: thread.and_then(Result::ok) }
+        let thread = visible.then(|| std::thread::Builder::new().name("progress".into()).spawn(draw));
+        Self { progress: progress.clone(), drawn, thread: thread.and_then(Result::ok) }
+    }
+
+    /// Whether there is anything to see.
+    pub(super) fn is_visible(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    /// Writes something where the bar is, which goes on below it.
+    pub(super) fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.drawn.suspend(write)
     }
 }
 
@@ -39,17 +75,13 @@ impl Drop for Bar {
     }
 }
 
-fn draw(progress: &Progress, what: &'static str) {
-    let bar = ProgressBar::no_length().with_message(what);
-    let known = ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len} {per_sec} {eta} left");
-    let unknown = ProgressStyle::with_template("{msg} {spinner} {human_pos} {per_sec}");
-    let (known, unknown) = (known.expect("a fixed template"), unknown.expect("a fixed template"));
-    bar.set_style(unknown);
+fn draw(progress: &Progress, bar: &ProgressBar, known: &ProgressStyle, unit: fn(u64, u64) -> u64) {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     while !progress.stop.load(Ordering::Relaxed) {
-        let passed = progress.objects.load(Ordering::Relaxed);
+        let passed = unit(get(&progress.objects), get(&progress.bytes));
         if progress.is_counted.load(Ordering::Relaxed) && bar.length().is_none() {
             bar.set_style(known.clone());
-            bar.set_length(progress.objects_found.load(Ordering::Relaxed).max(passed));
+            bar.set_length(unit(get(&progress.objects_found), get(&progress.bytes_found)).max(passed));
         }
         bar.set_position(passed);
         std::thread::sleep(TICK);

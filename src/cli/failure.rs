@@ -19,7 +19,9 @@ Exit codes:
   6  the volume, the mount or the keystore is in use
   7  a feature or version that this kmsfs does not know
   8  the keystore is damaged, missing or foreign, or a key of it refuses
-  9  the backing store is unsuitable: no extended attributes, read-only or full";
+  9  the backing store is unsuitable: no extended attributes, read-only or full
+  10  fsck found errors and left them
+  11  fsck found no errors, but warnings, and left them";
 
 /// An exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(super) enum Code {
     Unsupported = 7,
     Keystore = 8,
     BackingStore = 9,
+    Damaged = 10,
+    Warnings = 11,
 }
 
 impl Code {
@@ -48,6 +52,8 @@ impl Code {
             Self::Unsupported,
             Self::Keystore,
             Self::BackingStore,
+            Self::Damaged,
+            Self::Warnings,
         ];
         known.into_iter().find(|code| *code as u8 == number).unwrap_or(Self::Other)
     }
@@ -68,6 +74,11 @@ impl Failure {
     /// One whose text is complete.
     pub(super) fn of(code: Code, text: impl Display) -> Self {
         Self { code, text: text.to_string() }
+    }
+
+    /// What a check found: the findings were told already.
+    pub(super) fn found(code: Code, what: impl Display) -> Self {
+        Self::of(code, format!("fsck left {what}; the lines above say what to do next"))
     }
 
     /// An I/O error at `path`; a full or read-only disk is told from other reasons.
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn codes_survive_their_numbers_and_stand_in_the_help() {
-        for number in 1..=9 {
+        for number in 1..=11 {
             assert_eq!(Code::from_number(number) as u8, number);
             assert!(EXIT_CODES.contains(&format!("\n  {number}  ")));
         }

@@ -13,6 +13,7 @@ mod bar;
 mod checks;
 mod completions;
 mod failure;
+mod fsck;
 mod helper;
 mod info;
 mod init;
@@ -67,6 +68,8 @@ enum Verb {
     Umount(umount::Args),
     /// Tell what a volume is; needs no secret
     Info(info::Args),
+    /// Check a volume that is not mounted; restore lost keys, repair
+    Fsck(fsck::Args),
     /// List what is mounted
     Status(status::Args),
     /// Make, list, rotate, disable and name the keys of the keystore
@@ -129,6 +132,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Mount(args) => mount::run(&args),
         Verb::Umount(args) => umount::run(&args),
         Verb::Info(args) => info::run(&args),
+        Verb::Fsck(args) => fsck::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
         Verb::Keystore(args) => keystore_backup::run(&args),

@@ -31,7 +31,7 @@ impl<B: BackingFile> Content<B> {
             Form::Paged => self.verify_groups(&state, blocks, fault, done),
         }
         let excess = state.backing_len.saturating_sub(backing_len(state.size));
-        Verified { size: state.size, excess, unsettled: self.state().unsettled || state.heal }
+        Verified { size: state.size, excess, unsettled: self.state().unsettled }
     }
 
     fn verify_groups(&self, state: &State, blocks: bool, fault: &mut dyn FnMut(Error), done: &mut dyn FnMut(u64)) {
@@ -51,7 +51,7 @@ impl<B: BackingFile> Content<B> {
                 }
             }
             let len = GROUP.min(state.size - group * GROUP);
-            self.verify_group(state, group, blocks.then_some(&mut plain[..len as usize]), fault);
+            self.verify_group(state, group, if blocks { Some(&mut plain[..len as usize]) } else { None }, fault);
             done(len);
             group += 1;
         }

@@ -31,6 +31,7 @@ mod places;
 mod relax;
 mod removal;
 mod rename;
+pub mod side_file;
 mod sidecars;
 mod sizes;
 mod slot;

@@ -50,6 +50,21 @@ struct Source {
     seen: Mutex<Option<Stamp>>,
 }
 
+/// What a volume's copy of the keystore is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyState {
+    /// As new as the keystore, or what was unlocked itself.
+    Good,
+    /// Of an earlier generation; the next mount renews it.
+    Old,
+    /// Not there.
+    Missing,
+    /// It does not open, or lacks a key; why.
+    Damaged(String),
+    /// Of another keystore.
+    Foreign,
+}
+
 /// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
 pub struct LocalKms {
     keys: RwLock<Arc<KeySet>>,
@@ -163,6 +178,39 @@ impl LocalKms {
         ids.retain(|id| keys.resolve(&id.0).is_ok());
         bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
         Ok(true)
+    }
+
+    /// What a volume's copy of the keystore is, as far as these keys tell. It should hold the CMKs `ids`.
+    pub fn look_at_copy(&self, copy: &Path, ids: &[KeyId]) -> CopyState {
+        let Some(source) = &self.source else { return CopyState::Good };
+        if source.path == copy {
+            return CopyState::Good;
+        }
+        let found = match bundle_file::read(copy) {
+            Ok(found) => found,
+            Err(error) if bundle_file::is_missing(&error) => return CopyState::Missing,
+            Err(error) => return CopyState::Damaged(error.to_string()),
+        };
+        if found.header.keystore != source.keystore {
+            return CopyState::Foreign;
+        }
+        let Some(keys) = found.open(&source.root) else {
+            return CopyState::Damaged("it does not open with the keystore's root key".to_owned());
+        };
+        if let Some(id) = ids.iter().find(|id| keys.resolve(&id.0).is_err()) {
+            return CopyState::Damaged(format!("it has no key {}", id.0));
+        }
+        if found.header.generation < self.generation() { CopyState::Old } else { CopyState::Good }
+    }
+
+    /// Writes a volume's copy of the keystore, with the CMKs `ids`. On error it is as it was.
+    ///
+    /// # Errors
+    /// [`KeystoreError::Kms`] if one of them does not exist, or [`KeystoreError::Io`].
+    pub fn write_copy(&self, copy: &Path, ids: &[KeyId]) -> Result<(), KeystoreError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let header = Header { is_subset: true, ..source.header.lock().clone() };
+        bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
     }
 
     fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {

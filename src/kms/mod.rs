@@ -35,7 +35,7 @@ pub use error::KeystoreError;
 pub use key::{Cmk, KeyState, KeyVersion, Operation};
 pub use keyset::{DeletedKey, KeySet};
 pub use keystore::{Keystore, LockedKeystore, Part, Verified};
-pub use local::{BundleWatcher, LocalKms};
+pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
 

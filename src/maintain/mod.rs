@@ -8,6 +8,7 @@
 //! - what failed is reported with its path; nothing is skipped silently;
 //! - descriptors are bounded by the depth of the tree, not by its size.
 
+pub mod fsck;
 mod migrate;
 mod progress;
 mod rekey;

@@ -9,10 +9,16 @@ use super::NameEncoding;
 /// A sealed name: a short stored name, or the target of a side symlink.
 pub struct SealedName(Vec<u8>);
 
+#[expect(clippy::len_without_is_empty, reason = "only the length of what is sealed is ever asked for")]
 impl SealedName {
     /// The bytes in `text`; `None` if it is no name.
     pub fn read(text: &[u8], encoding: NameEncoding) -> Option<Self> {
         encoding.read(text).map(Self)
+    }
+
+    /// Bytes, with the SIV.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

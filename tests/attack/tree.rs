@@ -10,7 +10,7 @@ use crate::harness::{sidecars, skipped_in_plain_mode};
 use crate::ops::{
     Errno, get_xattr, list_xattrs, mkdir, names, pattern, read, remove_xattr, rename, said, set_xattr, write,
 };
-use crate::victim::{Victim, expect_damage, expect_whole};
+use crate::victim::{Victim, expect_damage, expect_found, expect_whole, found};
 
 const ENVELOPE: &str = "user.kmsf";
 const SIZES: [usize; 2] = [3000, 20_000];
@@ -188,6 +188,7 @@ fn expect_closed(mount: &crate::harness::Mount, name: &str, below: &str) {
     }
     let opened = said(fs::read(mount.at(name).join(below)));
     assert!(matches!(opened, Err(Errno::IO | Errno::NOENT)), "{name}/{below}: {opened:?}");
+    expect_found(mount, name);
     mount.wait_log(&[name]);
 }
 
@@ -265,6 +266,11 @@ fn edited_names_are_not_shown() {
     }
 
     let mount = victim.mount();
+    let at_root = victim.volume.backing.read_dir().expect("read").map(|entry| entry.expect("entry").file_name());
+    let hidden: Vec<String> = at_root.map(|name| name.into_string().expect("ASCII")).collect();
+    // two names of a file that is shown under a third, and what lost its name
+    let lost = hidden.iter().filter(|name| found(&mount, &format!("?{name}"))).count();
+    assert_eq!(lost, 8, "of {hidden:?}");
     let mut expected = vec![b"copied".to_vec(), b"kept".to_vec(), long("kept").into_bytes()];
     expected.sort();
     assert_eq!(names(mount.dir()), expected);
@@ -304,6 +310,7 @@ fn edited_symlinks_answer_eio() {
     let mount = victim.mount();
     for name in ["edited", "plain", "long"] {
         assert_eq!(said(fs::read_link(mount.at(name))), Err(Errno::IO), "{name}");
+        expect_found(&mount, name);
         mount.wait_log(&[name]);
     }
     assert_eq!(fs::read_link(mount.at("kept")).expect("readlink"), Path::new("where it leads"));
@@ -339,6 +346,8 @@ fn edited_attributes_never_show_wrong_values() {
     set_xattr(&edited, &name, &bytes).expect("set");
 
     let mount = victim.mount();
+    expect_found(&mount, "edited");
+    expect_found(&mount, "taker");
     assert_eq!(get_xattr(&mount.at("edited"), "user.edited"), Err(Errno::IO));
     mount.wait_log(&["edited"]);
     assert_eq!(get_xattr(&mount.at("taker"), "user.other"), Err(Errno::IO), "a value from another file");

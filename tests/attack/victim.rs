@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use crate::check::{Checked, fsck};
 use crate::harness::{Mount, Volume};
 use crate::ops::{Errno, lstat, said, tree};
 
@@ -36,6 +38,7 @@ impl Victim {
         });
         let inodes: HashMap<u64, PathBuf> = inodes.collect();
         mount.unmount();
+        fsck(&volume, &[]).expect_clean();
         // a file has the same inode number in the mount and in the backing tree
         let found =
             tree(&volume.backing).into_iter().filter_map(|path| Some((inodes.get(&lstat(&path).ino())?.clone(), path)));
@@ -51,9 +54,37 @@ impl Victim {
         self.backing[name.as_ref()].clone()
     }
 
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    /// The backing file of one of these names of a file that has several: which of them it is stored under is not known.
+    pub fn backing_of_any(&self, names: &[&str]) -> PathBuf {
+        names.iter().find_map(|name| self.backing.get(Path::new(name))).expect("one of the names").clone()
+    }
+
+    /// Checks the volume, then mounts it; what is expected of the mount is expected of the check as well.
     pub fn mount(&self) -> Mount {
+        let checked = fsck(&self.volume, &[]);
+        CHECKS.lock().unwrap_or_else(PoisonError::into_inner).insert(self.volume.mountpoint.clone(), checked);
         self.volume.mount(&[])
     }
+}
+
+/// What fsck said before each mount, by mountpoint.
+static CHECKS: LazyLock<Mutex<HashMap<PathBuf, Checked>>> = LazyLock::new(Mutex::default);
+
+/// Asks what the check before this mount said.
+fn checked<T>(mount: &Mount, ask: impl FnOnce(&Checked) -> T) -> Option<T> {
+    CHECKS.lock().unwrap_or_else(PoisonError::into_inner).get(mount.dir()).map(ask)
+}
+
+/// Whether fsck found an error of this path.
+pub fn found(mount: &Mount, name: &str) -> bool {
+    checked(mount, |checked| checked.is_damaged(&format!("/{name}"))).expect("the volume was checked")
+}
+
+/// fsck must have found an error of this path, if the volume was checked.
+pub fn expect_found(mount: &Mount, name: &str) {
+    let found = checked(mount, |checked| checked.is_damaged(&format!("/{name}")));
+    assert_ne!(found, Some(false), "{name}: fsck did not notice");
 }
 
 /// How many blocks of a file are readable.
@@ -106,6 +137,7 @@ pub fn expect_damage(mount: &Mount, name: &str, content: &[u8]) -> State {
     assert!(state.bad + state.missing > 0, "{name}: the attack went unnoticed");
     assert_eq!(said(std::fs::read(&path).map(|bytes| bytes.len())), Err(Errno::IO), "{name}, read as a whole");
     mount.wait_log(&[name]);
+    expect_found(mount, name);
     state
 }
 
@@ -116,4 +148,6 @@ pub fn expect_whole(mount: &Mount, name: &str, content: &[u8]) {
     assert_eq!((state.bad, state.missing), (0, 0), "{name}");
     assert!(crate::ops::read(&path) == content, "{name}, read as a whole");
     assert_eq!(lstat(&path).len(), content.len() as u64, "{name}: size");
+    let left = checked(mount, |checked| checked.left(&format!("/{name}")).join(" ")).unwrap_or_default();
+    assert!(matches!(&*left, "" | "excess" | "mirror-wrong"), "{name}: fsck says {left}");
 }

@@ -23,11 +23,17 @@ fn succeed(command: &mut Command) {
 impl Disk {
     /// A fresh disk of so many MiB.
     pub fn new(mebibytes: u64) -> Disk {
+        Disk::with_inodes(mebibytes, 256)
+    }
+
+    /// The same with inodes of another length; in those of 128 bytes there is no room for attributes.
+    pub fn with_inodes(mebibytes: u64, inode: u32) -> Disk {
         let folder = TempDir::with_prefix("kmsfs-disk-").expect("temporary folder");
         let mut disk = Disk { folder, mounted: false };
         File::create(disk.image()).and_then(|image| image.set_len(mebibytes << 20)).expect("disk image");
         fs::create_dir(disk.dir()).expect("mountpoint of the disk");
-        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256"]).arg(disk.image()));
+        let inode = inode.to_string();
+        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-b", "4096", "-I", &inode]).arg(disk.image()));
         disk.mount();
         disk
     }
