@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use data_encoding::HEXLOWER;
+use kmsfs::content::{Durability, XtsContent};
 use kmsfs::crypto::{DataKey, Suite, derive, random};
 use kmsfs::envelope::{
     Binder, Envelope, EnvelopeStore, Kind, LINKS_DIR, NameForm, NewVolume, Object, Place, Placement, Sealer, Volume,
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 #[path = "../src/envelope/tests/fake.rs"]
 mod fake;
+mod memory;
 use fake::{CALLER, FakeKms};
 
 fn decoder(arguments: &[&Path]) -> Output {
@@ -94,6 +96,17 @@ impl Maker<'_> {
         Self { path, key, ..*self }
     }
 
+    /// A file under the XTS suite.
+    fn xts_file(&self, name: &str, content: &[u8]) {
+        let (key, envelope) = self.create(Kind::FileXts);
+        let memory = std::sync::Arc::<memory::Memory>::default();
+        XtsContent::create(memory.clone(), key, Durability::Atomic).unwrap().write(0, content).unwrap();
+        let path = self.stored(name);
+        fs::write(&path, &*memory.0.lock().unwrap()).unwrap();
+        let file = File::open(path).unwrap();
+        XattrStore::default().create(Object::File { fd: file.as_fd(), at: None }, &envelope.encode()).unwrap();
+    }
+
     fn symlink(&self, name: &str, target: &str) {
         let text = match Symlinks::new(&self.volume.key).seal(target.as_bytes()).unwrap() {
             SealedLink::Short(text) => text,
@@ -136,7 +149,7 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding) {
     let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
     let new = NewVolume {
         key: &KeyId("cmk-3".into()),
-        suite: Suite::Gcm4k,
+        suite: Suite::Xts4k,
         placement: Placement::Xattr,
         names: form,
         labels: &labels,
@@ -156,6 +169,7 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding) {
     sub.file("linked", b"two places", |envelope| sealer.linked(&envelope, sub.place()).unwrap());
     sub.file("moving away", b"old", |envelope| sealer.moving(&envelope, sub.place(), top.place()).unwrap().0);
     fs::write(sub.stored("empty"), b"").unwrap();
+    top.xts_file("xts", &[b'y'; 4096 + 5]);
     let target = "t".repeat(4000);
     sub.symlink("short link", "../plain.txt");
     sub.symlink("long link", &target);
@@ -175,6 +189,7 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding) {
         json!({"path": "d", "type": "directory"}),
         file_line("plain.txt", b"hello"),
         file_line(&format!("d/{long}"), &[b'x'; 3584]),
+        json!({"path": "xts", "type": "file", "size": 4101, "sha256": HEXLOWER.encode(&derive::sha256(&[b'y'; 4101]))}),
         file_line("d/linked", b"two places"),
         file_line("d/moving away", b"old"),
         json!({"path": "d/empty", "type": "file", "size": 0, "sha256": HEXLOWER.encode(&derive::sha256(b""))}),
