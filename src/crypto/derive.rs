@@ -12,6 +12,8 @@
 //! | file or directory data key | `xat` | - | 64 | SIV key for xattr names |
 //! | file or directory data key | `xav` | - | 32 | GCM key for xattr values |
 //! | file data key | `xts` | scope u64 LE | 64 | XTS key pair of one TiB |
+//! | file data key | `xtt` | scope u64 LE | 32 | tail key of the same TiB |
+//! | file data key | `fid` | - | 16 | id of an XTS file |
 //! | directory data key | `did` | - | 16 | the directory's id |
 //! | directory data key | `nam` | - | 64 | SIV key for names |
 //! | directory data key | `lng` | - | 32 | HMAC key for long names |
@@ -26,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::aead::{GcmKey, Nonce, hkdf_expand};
 use super::siv::{SivKey, SivProbe};
+use super::tail::TailKey;
 use super::{DataKey, Secret};
 
 fn expand<const N: usize>(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> Secret<N> {
@@ -79,6 +82,16 @@ pub fn xts_keys(file: &DataKey, scope: u64) -> Secret<64> {
     expand(file.expose(), "xts", &[&scope.to_le_bytes()])
 }
 
+/// The key for a tail of 1 to 15 bytes in the `scope`-th TiB of a file.
+pub fn tail_key(file: &DataKey, scope: u64) -> TailKey {
+    TailKey::new(&expand(file.expose(), "xtt", &[&scope.to_le_bytes()]))
+}
+
+/// The id of a file. It is not secret.
+pub fn file_id(file: &DataKey) -> [u8; 16] {
+    *expand::<16>(file.expose(), "fid", &[]).expose()
+}
+
 /// The id of a directory. It is not secret: it stands in encryption contexts.
 pub fn directory_id(directory: &DataKey) -> [u8; 16] {
     *expand::<16>(directory.expose(), "did", &[]).expose()
@@ -116,6 +129,16 @@ pub fn hmac(key: &Secret<32>, parts: &[&[u8]]) -> [u8; 32] {
 /// SHA-256 (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
+}
+
+/// The id of a place: the name `stored` in the directory with this id. For XTS files, which cannot say whose they are.
+pub fn place_id(directory: &[u8; 16], stored: &[u8]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(b"kmsfs1 plc\0");
+    hash.update(directory);
+    hash.update(stored);
+    let hash: [u8; 32] = hash.finalize().into();
+    *hash.first_chunk().expect("32 bytes begin with 16")
 }
 
 /// The key for the targets of a volume's symlinks.

@@ -35,7 +35,7 @@ impl Faults {
             Error::CorruptBlock { block } => return self.block(*block),
             Error::CorruptMeta { .. } => Problem::MetaDamaged,
             Error::Truncated { .. } => Problem::FileCut,
-            Error::TooLarge { .. } | Error::Io(_) => Problem::StoreFailed,
+            Error::TooLarge { .. } | Error::EqualHalves | Error::Io(_) => Problem::StoreFailed,
         };
         if self.others.len() < MAX_RUNS {
             self.others.push((problem, error.to_string()));
