@@ -229,6 +229,10 @@ fn make_volume(
     let suite = Suite::from(args.suite);
     let kms = LocalKms::fixed(keystore.keys());
     let (placement, names) = form(args)?;
+    if suite == Suite::Xts4k && placement == Placement::Sidecar {
+        let why = "after a crash nothing would tell which of two keys is that of a file: xts keeps no commitment";
+        return Err(Failure::new(Code::Usage, "--suite xts", why, "use --suite gcm, or --placement xattr"));
+    }
     let new = NewVolume { key, suite, placement, names, labels };
     let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
     volumes::note(keystore.dir(), &volume.header, &args.dir);
