@@ -10,7 +10,7 @@ use super::init::caller;
 use super::output;
 use crate::crypto::aead::{BLOCK_LEN, DefaultGcm, Gcm, PortableGcm};
 use crate::crypto::derive;
-use crate::crypto::xts::XtsKey;
+use crate::crypto::xts::{DefaultXts, PortableXts, Xts, XtsKey};
 use crate::crypto::{BlockAad, DataKey, GcmKey, Secret, Suite};
 use crate::kms::{EncryptionContext, Kms, KmsError, LocalKms};
 
@@ -35,7 +35,8 @@ struct Figure {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut figures = gcm::<DefaultGcm>("default");
     figures.extend(gcm::<PortableGcm>("portable"));
-    figures.push(xts());
+    figures.extend(xts::<DefaultXts>("default"));
+    figures.extend(xts::<PortableXts>("portable"));
     figures.push(siv());
     figures.extend(wrapping()?);
     if args.json {
@@ -82,15 +83,17 @@ fn gcm<P: Gcm>(role: &str) -> Vec<Figure> {
     vec![figure("seal", sealing), figure("open", opening)]
 }
 
-fn xts() -> Figure {
-    let key = XtsKey::new(&derive::xts_keys(&DataKey::random(), 0)).expect("derived halves differ");
-    let mut unit = [7; BLOCK_LEN];
-    let per_second = rate(|| key.encrypt(1, black_box(&mut unit)));
-    Figure {
-        what: "AES-256-XTS, xts-mode, 4 KiB units".to_owned(),
-        value: per_second * BLOCK_LEN as f64 / 1e9,
+fn xts<P: Xts>(role: &str) -> Vec<Figure> {
+    let key = XtsKey::<P>::new(&derive::xts_keys(&DataKey::random(), 0)).expect("derived halves differ");
+    let (mut unit, mut sealed) = ([7; BLOCK_LEN], [0; BLOCK_LEN]);
+    let sealing = rate(|| key.encrypt(1, black_box(&unit), black_box(&mut sealed)));
+    let opening = rate(|| key.decrypt(1, black_box(&mut unit)));
+    let figure = |verb: &str, rate: f64| Figure {
+        what: format!("AES-256-XTS, {} ({role}), {verb} 4 KiB units", P::NAME),
+        value: rate * BLOCK_LEN as f64 / 1e9,
         unit: "GB/s",
-    }
+    };
+    vec![figure("encrypt", sealing), figure("decrypt", opening)]
 }
 
 fn siv() -> Figure {

@@ -12,6 +12,8 @@
 //! | file or directory data key | `xat` | - | 64 | SIV key for xattr names |
 //! | file or directory data key | `xav` | - | 32 | GCM key for xattr values |
 //! | file data key | `xts` | scope u64 LE | 64 | XTS key pair of one TiB |
+//! | file data key | `xtt` | scope u64 LE | 32 | tail key of the same TiB |
+//! | file data key | `fid` | - | 16 | id of an XTS file |
 //! | directory data key | `did` | - | 16 | the directory's id |
 //! | directory data key | `nam` | - | 64 | SIV key for names |
 //! | directory data key | `lng` | - | 32 | HMAC key for long names |
@@ -26,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::aead::{GcmKey, Nonce, hkdf_expand};
 use super::siv::{SivKey, SivProbe};
+use super::tail::TailKey;
 use super::{DataKey, Secret};
 
 fn expand<const N: usize>(parent: &[u8; 32], label: &str, context: &[&[u8]]) -> Secret<N> {
@@ -77,6 +80,16 @@ pub fn xattr_value_key(owner: &DataKey) -> GcmKey {
 /// The XTS key pair for the `scope`-th TiB of a file.
 pub fn xts_keys(file: &DataKey, scope: u64) -> Secret<64> {
     expand(file.expose(), "xts", &[&scope.to_le_bytes()])
+}
+
+/// The key for a tail of 1 to 15 bytes in the `scope`-th TiB of a file.
+pub fn tail_key(file: &DataKey, scope: u64) -> TailKey {
+    TailKey::new(&expand(file.expose(), "xtt", &[&scope.to_le_bytes()]))
+}
+
+/// The id of a file. It is not secret.
+pub fn file_id(file: &DataKey) -> [u8; 16] {
+    *expand::<16>(file.expose(), "fid", &[]).expose()
 }
 
 /// The id of a directory. It is not secret: it stands in encryption contexts.

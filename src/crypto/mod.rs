@@ -12,13 +12,17 @@
 pub mod aead;
 #[cfg(feature = "aws-lc")]
 mod aws;
+#[cfg(feature = "aws-lc")]
+mod aws_xts;
 pub mod derive;
 pub mod passphrase;
 mod portable;
+mod portable_xts;
 pub mod random;
 pub mod secret;
 pub mod siv;
 pub mod suite;
+pub mod tail;
 pub mod xts;
 
 pub use aead::{BlockAad, GcmKey, NONCE_LEN, Nonce, TAG_LEN, Tag};

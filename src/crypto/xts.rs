@@ -1,14 +1,16 @@
 //! AES-256-XTS (IEEE 1619, NIST SP 800-38E): length preserving, and not authenticated.
 //!
-//! The portable implementation, one AES block after the other. No volume can be made with it yet; `kmsfs speed` shows
-//! what it costs.
+//! A data unit is a content block of 4096 bytes, or what is left of one at the end of a file if that is 16 bytes or
+//! more; fewer bytes are for [`super::tail`].
 
-use aes::Aes256;
-use aes::cipher::KeyInit;
 use subtle::ConstantTimeEq;
-use xts_mode::{Xts128, get_tweak_default};
 
 use super::Secret;
+
+#[cfg(feature = "aws-lc")]
+use super::aws_xts as provider;
+#[cfg(not(feature = "aws-lc"))]
+use super::portable_xts as provider;
 
 /// The shortest data unit in bytes: one AES block.
 pub const MIN_UNIT: usize = 16;
@@ -18,10 +20,34 @@ pub const MIN_UNIT: usize = 16;
 #[error("the two halves of an XTS key must differ")]
 pub struct EqualHalves;
 
-/// An expanded pair of AES-256 keys.
-pub struct XtsKey(Xts128<Aes256>);
+/// What every provider of AES-256-XTS must do. The key schedules are made once, in `new`.
+///
+/// Bytes are consecutive data units, the first of them number `first`; the last one may be short.
+pub trait Xts: Sized + Send + Sync {
+    /// The name shown by `kmsfs speed`.
+    const NAME: &'static str;
+    /// Expands the pair of keys, which differ.
+    fn new(pair: &[u8; 64]) -> Self;
+    /// Encrypts `plain` into `sealed`, which has the same length.
+    fn encrypt(&self, first: u64, plain: &[u8], sealed: &mut [u8]);
+    /// Decrypts in place.
+    fn decrypt(&self, first: u64, bytes: &mut [u8]);
+}
 
-impl XtsKey {
+/// The provider this build uses by default.
+pub type DefaultXts = provider::Aes256Xts;
+/// The pure-Rust provider: always built, so that tests compare the two byte for byte.
+pub type PortableXts = super::portable_xts::Aes256Xts;
+
+/// The tweak of a data unit before it is encrypted: its number as 128 bits, the lowest byte first (IEEE 1619 section 5.1).
+pub(super) fn tweak(number: u64) -> [u8; 16] {
+    u128::from(number).to_le_bytes()
+}
+
+/// An expanded pair of AES-256 keys.
+pub struct XtsKey<P: Xts = DefaultXts>(P);
+
+impl<P: Xts> XtsKey<P> {
     /// Expands the pair: the first half encrypts data, the second the number of the unit.
     ///
     /// # Errors
@@ -31,24 +57,23 @@ impl XtsKey {
         if bool::from(data.ct_eq(tweak)) {
             return Err(EqualHalves);
         }
-        let expand = |half: &[u8]| Aes256::new_from_slice(half).expect("half of 64 bytes is an AES-256 key");
-        Ok(Self(Xts128::new(expand(data), expand(tweak))))
+        Ok(Self(P::new(pair.expose())))
     }
 
-    /// Encrypts data unit `number` in place.
+    /// Encrypts consecutive data units, the first of them number `first`; `sealed` has the length of `plain`.
     ///
     /// # Panics
-    /// If it is shorter than [`MIN_UNIT`].
-    pub fn encrypt(&self, number: u64, unit: &mut [u8]) {
-        self.0.encrypt_sector(unit, get_tweak_default(number.into()));
+    /// If the last unit is shorter than [`MIN_UNIT`].
+    pub fn encrypt(&self, first: u64, plain: &[u8], sealed: &mut [u8]) {
+        self.0.encrypt(first, plain, sealed);
     }
 
-    /// Decrypts data unit `number` in place. What comes out is not authenticated.
+    /// Decrypts consecutive data units in place. What comes out is not authenticated.
     ///
     /// # Panics
-    /// If it is shorter than [`MIN_UNIT`].
-    pub fn decrypt(&self, number: u64, unit: &mut [u8]) {
-        self.0.decrypt_sector(unit, get_tweak_default(number.into()));
+    /// If the last unit is shorter than [`MIN_UNIT`].
+    pub fn decrypt(&self, first: u64, bytes: &mut [u8]) {
+        self.0.decrypt(first, bytes);
     }
 }
 
