@@ -81,7 +81,11 @@ impl<B: BackingFile> Content<B> {
         self.barrier(state)?;
         state.doubt = true;
         for hole in holes {
-            self.backing.punch_hole(block_at(hole.first), hole.count * BLOCK)?;
+            match self.backing.punch_hole(block_at(hole.first), hole.count * BLOCK) {
+                // The hole is in the META; giving the space back is a courtesy the store may not know.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                other => other?,
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ mod suite;
 mod tests;
 mod verify;
 mod write;
+mod xts;
 
 use std::io;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use mirror::{read_mirror, write_mirror};
 pub use owner::is_sealed_under;
 pub use suite::FileContent;
 pub use verify::Verified;
+pub use xts::{TAIL_RECORD_LEN, TailRecord, XtsContent};
 
 /// What is promised for a power cut (docs/format.md section 5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,9 @@ pub enum Error {
         /// The size asked for, in bytes.
         size: u64,
     },
+    /// A key that XTS must not be used with; chance brings it about once in 2^256.
+    #[error("the two halves of the file's XTS key are equal: copy the file to give it another")]
+    EqualHalves,
     /// The backing store refused.
     #[error("the backing store failed: {0}")]
     Io(#[from] io::Error),
@@ -96,14 +101,35 @@ pub trait BackingFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space; the length stays.
     fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()>;
-    /// Gives space back; the range reads as zeros, or as before where the store cannot.
+    /// Gives space back; the range reads as zeros.
+    ///
+    /// # Errors
+    /// `Unsupported` where the store cannot; then it is as before.
     fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()>;
     /// The first place at or behind `at` that may hold anything but zeros.
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>>;
+    /// The first place at or behind `at` that is in a hole of the store; the end of the file is one.
+    fn next_hole(&self, _at: CipherOffset) -> io::Result<CipherOffset> {
+        Ok(CipherOffset(self.len()?))
+    }
     /// fdatasync(2).
     fn sync_data(&self) -> io::Result<()>;
     /// fsync(2).
     fn sync_all(&self) -> io::Result<()>;
+
+    /// Keeps what the tail of an XTS file shall be where it outlives the process, under the id that the record begins with;
+    /// where it outlives a power cut if `durable`. Takes the place of another record of that id.
+    fn keep_tail(&self, _record: &TailRecord, _durable: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The record that is kept under `id`.
+    fn kept_tail(&self, _id: &[u8; 16]) -> io::Result<Option<TailRecord>> {
+        Ok(None)
+    }
+    /// Forgets the record under `id`, if there is one.
+    fn drop_tail(&self, _id: &[u8; 16]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl<B: BackingFile> BackingFile for Arc<B> {
@@ -127,6 +153,18 @@ impl<B: BackingFile> BackingFile for Arc<B> {
     }
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
         (**self).next_data(at)
+    }
+    fn next_hole(&self, at: CipherOffset) -> io::Result<CipherOffset> {
+        (**self).next_hole(at)
+    }
+    fn keep_tail(&self, record: &TailRecord, durable: bool) -> io::Result<()> {
+        (**self).keep_tail(record, durable)
+    }
+    fn kept_tail(&self, id: &[u8; 16]) -> io::Result<Option<TailRecord>> {
+        (**self).kept_tail(id)
+    }
+    fn drop_tail(&self, id: &[u8; 16]) -> io::Result<()> {
+        (**self).drop_tail(id)
     }
     fn sync_data(&self) -> io::Result<()> {
         (**self).sync_data()

@@ -1,6 +1,6 @@
 //! The content of a file of either suite: what `fs` holds of an open file.
 
-use super::{BackingFile, Content, ContentKey, ContentState, Durability, Error, MIRROR_LEN};
+use super::{BackingFile, Content, ContentKey, ContentState, Durability, Error, MIRROR_LEN, XtsContent};
 use crate::crypto::Suite;
 
 /// The content of one file, for all who have it open. Reads run in parallel, writes one at a time.
@@ -9,6 +9,8 @@ use crate::crypto::Suite;
 pub enum FileContent<B: BackingFile> {
     /// AES-256-GCM: authenticated blocks behind META pages.
     Gcm(Content<B>),
+    /// AES-256-XTS: units in place, not authenticated.
+    Xts(XtsContent<B>),
 }
 
 /// Calls the operation of the suite.
@@ -16,15 +18,20 @@ macro_rules! each {
     ($content:expr, $inner:ident => $call:expr) => {
         match $content {
             FileContent::Gcm($inner) => $call,
+            FileContent::Xts($inner) => $call,
         }
     };
 }
 
 impl<B: BackingFile> FileContent<B> {
-    /// The content of a file that is known to be empty: nothing is read.
+    /// The content of a file that is known to be empty: nothing is read. The XTS suite has no place for a mirror.
+    ///
+    /// # Errors
+    /// [`Error::EqualHalves`].
     pub fn create(suite: Suite, backing: B, key: ContentKey, durability: Durability) -> Result<Self, Error> {
         match suite {
-            Suite::Gcm4k | Suite::Xts4k => Ok(Self::Gcm(Content::create(backing, key, durability))),
+            Suite::Gcm4k => Ok(Self::Gcm(Content::create(backing, key, durability))),
+            Suite::Xts4k => Ok(Self::Xts(XtsContent::create(backing, key.key, durability)?)),
         }
     }
 
@@ -34,7 +41,8 @@ impl<B: BackingFile> FileContent<B> {
     /// As [`Content::open`].
     pub fn open(suite: Suite, backing: B, key: ContentKey, durability: Durability) -> Result<Self, Error> {
         match suite {
-            Suite::Gcm4k | Suite::Xts4k => Ok(Self::Gcm(Content::open(backing, key, durability)?)),
+            Suite::Gcm4k => Ok(Self::Gcm(Content::open(backing, key, durability)?)),
+            Suite::Xts4k => Ok(Self::Xts(XtsContent::open(backing, key.key, durability)?)),
         }
     }
 
@@ -42,7 +50,13 @@ impl<B: BackingFile> FileContent<B> {
     pub fn suite(&self) -> Suite {
         match self {
             Self::Gcm(_) => Suite::Gcm4k,
+            Self::Xts(_) => Suite::Xts4k,
         }
+    }
+
+    /// The backing file.
+    pub fn backing(&self) -> &B {
+        each!(self, content => content.backing())
     }
 
     /// The plain size in bytes.
@@ -59,6 +73,7 @@ impl<B: BackingFile> FileContent<B> {
     pub fn mirror(&self) -> Option<[u8; MIRROR_LEN]> {
         match self {
             Self::Gcm(content) => content.mirror(),
+            Self::Xts(_) => None,
         }
     }
 
@@ -69,6 +84,7 @@ impl<B: BackingFile> FileContent<B> {
     pub fn replace_mirror(&self, mirror: &[u8; MIRROR_LEN]) -> Result<(), Error> {
         match self {
             Self::Gcm(content) => content.replace_mirror(mirror),
+            Self::Xts(_) => Ok(()),
         }
     }
 
@@ -165,6 +181,9 @@ impl<B: BackingFile> FileContent<B> {
     /// # Errors
     /// As [`Content::settle`].
     pub fn settle(&self) -> Result<(), Error> {
-        each!(self, content => content.settle())
+        match self {
+            Self::Gcm(content) => content.settle(),
+            Self::Xts(content) => content.commit(),
+        }
     }
 }

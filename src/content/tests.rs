@@ -9,3 +9,4 @@ mod model;
 mod salts;
 mod tamper;
 mod threads;
+mod xts;

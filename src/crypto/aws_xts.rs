@@ -65,7 +65,7 @@ impl Context {
     ///
     /// # Safety
     /// `from` must be readable and `to` writable for `len` bytes, and both be the same place or apart.
-    unsafe fn unit(&mut self, number: u64, from: *const u8, to: *mut u8, len: usize) {
+    unsafe fn unit(&mut self, number: u128, from: *const u8, to: *mut u8, len: usize) {
         let tweak = tweak(number);
         // SAFETY: the context is ours and has cipher and key: only the tweak is set, from 16 bytes that are copied. -1
         // keeps the direction.
@@ -122,7 +122,7 @@ impl Xts for Aes256Xts {
         Self { encrypt: Contexts::new(pair, 1), decrypt: Contexts::new(pair, 0) }
     }
 
-    fn encrypt(&self, first: u64, plain: &[u8], sealed: &mut [u8]) {
+    fn encrypt(&self, first: u128, plain: &[u8], sealed: &mut [u8]) {
         assert_eq!(plain.len(), sealed.len(), "XTS keeps the length");
         self.encrypt.with(|context| {
             for (number, (plain, sealed)) in (first..).zip(plain.chunks(BLOCK_LEN).zip(sealed.chunks_mut(BLOCK_LEN))) {
@@ -132,7 +132,7 @@ impl Xts for Aes256Xts {
         });
     }
 
-    fn decrypt(&self, first: u64, bytes: &mut [u8]) {
+    fn decrypt(&self, first: u128, bytes: &mut [u8]) {
         self.decrypt.with(|context| {
             for (number, unit) in (first..).zip(bytes.chunks_mut(BLOCK_LEN)) {
                 let place = unit.as_mut_ptr();

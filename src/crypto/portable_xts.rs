@@ -34,7 +34,7 @@ fn xor(blocks: &mut [Block], masks: &[[u8; 16]]) {
 
 impl Aes256Xts {
     /// Runs one unit in place by `cipher`; false if it has an incomplete block.
-    fn unit(&self, number: u64, unit: &mut [u8], cipher: impl Fn(&mut [Block])) -> bool {
+    fn unit(&self, number: u128, unit: &mut [u8], cipher: impl Fn(&mut [Block])) -> bool {
         let (blocks, rest) = Array::slice_as_chunks_mut(unit);
         if !rest.is_empty() {
             return false;
@@ -65,7 +65,7 @@ impl Xts for Aes256Xts {
         Self { stealing: Xts128::new(data.clone(), tweak.clone()), data, tweak }
     }
 
-    fn encrypt(&self, first: u64, plain: &[u8], sealed: &mut [u8]) {
+    fn encrypt(&self, first: u128, plain: &[u8], sealed: &mut [u8]) {
         for (number, (plain, unit)) in (first..).zip(plain.chunks(BLOCK_LEN).zip(sealed.chunks_mut(BLOCK_LEN))) {
             unit.copy_from_slice(plain);
             if !self.unit(number, unit, |blocks| self.data.encrypt_blocks(blocks)) {
@@ -74,7 +74,7 @@ impl Xts for Aes256Xts {
         }
     }
 
-    fn decrypt(&self, first: u64, bytes: &mut [u8]) {
+    fn decrypt(&self, first: u128, bytes: &mut [u8]) {
         for (number, unit) in (first..).zip(bytes.chunks_mut(BLOCK_LEN)) {
             if !self.unit(number, unit, |blocks| self.data.decrypt_blocks(blocks)) {
                 self.stealing.decrypt_sector(unit, tweak(number).into());

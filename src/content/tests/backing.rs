@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::content::{BackingFile, CipherOffset, Content, ContentKey, Durability, Error};
+use crate::content::{BackingFile, CipherOffset, Content, ContentKey, Durability, Error, TailRecord};
 use crate::crypto::{DataKey, Secret};
 
 const PAGE: u64 = 4096;
@@ -18,6 +18,7 @@ pub enum Call {
     SetLen,
     Punch,
     Sync,
+    Tail,
 }
 
 /// What the next failing call does.
@@ -27,6 +28,8 @@ pub struct Fault {
     pub after: usize,
     /// A write puts the first pages of its bytes there before it fails.
     pub torn: bool,
+    /// All further calls fail as well: the process is dead.
+    pub for_good: bool,
     pub kind: io::ErrorKind,
 }
 
@@ -90,6 +93,8 @@ pub struct Memory {
     pub bytes: Mutex<Bytes>,
     pub fault: Mutex<Option<Fault>>,
     pub calls: Mutex<Vec<Call>>,
+    /// What outlives the process besides: the tail that is kept for an XTS file.
+    pub tail: Mutex<Option<TailRecord>>,
 }
 
 impl Memory {
@@ -106,6 +111,7 @@ impl Memory {
         self.calls.lock().push(call);
         let mut fault = self.fault.lock();
         match fault.as_mut() {
+            Some(next) if next.after == 0 && next.for_good => Err(*next),
             Some(next) if next.after == 0 => Err(fault.take().expect("it was just seen")),
             Some(next) => {
                 next.after -= 1;
@@ -153,6 +159,26 @@ impl BackingFile for Memory {
         let bytes = self.bytes.lock();
         let next = bytes.pages.range(at.0 / PAGE..).next().map(|(page, _)| CipherOffset(at.0.max(page * PAGE)));
         Ok(next.filter(|next| next.0 < bytes.len))
+    }
+    fn next_hole(&self, at: CipherOffset) -> io::Result<CipherOffset> {
+        let bytes = self.bytes.lock();
+        let hole = (at.0 / PAGE..).find(|page| !bytes.pages.contains_key(page)).expect("memory is finite");
+        Ok(CipherOffset(at.0.max(hole * PAGE).min(bytes.len)))
+    }
+    fn keep_tail(&self, record: &TailRecord, _: bool) -> io::Result<()> {
+        self.call(Call::Tail).map_err(|fault| fault.kind)?;
+        *self.tail.lock() = Some(*record);
+        Ok(())
+    }
+    fn kept_tail(&self, _: &[u8; 16]) -> io::Result<Option<TailRecord>> {
+        Ok(*self.tail.lock())
+    }
+    fn drop_tail(&self, _: &[u8; 16]) -> io::Result<()> {
+        if self.tail.lock().is_some() {
+            self.call(Call::Tail).map_err(|fault| fault.kind)?;
+            *self.tail.lock() = None;
+        }
+        Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
         self.call(Call::Sync).map_err(|fault| fault.kind)?;

@@ -105,7 +105,7 @@ fn fail_everywhere(synced: bool, torn: bool) {
     for (name, size, work) in WORKS {
         let mut after = 0;
         for kind in [ErrorKind::StorageFull, ErrorKind::Other].into_iter().cycle() {
-            if !fail_at(name, size, work, synced, Fault { after, torn, kind }) {
+            if !fail_at(name, size, work, synced, Fault { after, torn, for_good: false, kind }) {
                 break;
             }
             after += 1;
@@ -136,7 +136,7 @@ fn an_error_and_then_a_kill() {
     for (name, size, work) in WORKS {
         for after in 0.. {
             let (file, before) = start(size, true);
-            *file.backing().fault.lock() = Some(Fault { after, torn: true, kind: ErrorKind::Other });
+            *file.backing().fault.lock() = Some(Fault { after, torn: true, for_good: false, kind: ErrorKind::Other });
             if work(&file).is_ok() {
                 break;
             }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::backing::{Choices, Memory, create, key, read_all, reopen};
-use crate::content::{BackingFile, Content, Durability, backing_len};
+use super::backing::{Bytes, Choices, Memory, create, key, reopen};
+use crate::content::{BackingFile, Durability, FileContent, backing_len};
+use crate::crypto::Suite;
 
 const MOST: u64 = 620 << 10;
 
 struct Model {
     plain: Vec<u8>,
-    content: Content<Arc<Memory>>,
+    content: FileContent<Arc<Memory>>,
     durability: Durability,
     choices: Choices,
 }
@@ -62,7 +63,7 @@ impl Model {
             17 => {
                 self.content.commit().unwrap();
                 let backing = Arc::clone(self.content.backing());
-                self.content = Content::open(backing, key(1), self.durability).unwrap();
+                self.content = FileContent::open(self.content.suite(), backing, key(1), self.durability).unwrap();
             }
             _ => self.read(at, len),
         }
@@ -96,9 +97,14 @@ impl Model {
         assert!(data == Some(at) || hole == at, "a byte is in data or in a hole");
     }
 
+    fn backing_len(&self) -> u64 {
+        let size = self.plain.len() as u64;
+        if self.content.suite() == Suite::Xts4k { size } else { backing_len(size) }
+    }
+
     fn check(&mut self) {
         assert_eq!(self.content.size(), self.plain.len() as u64);
-        assert!(read_all(&self.content).unwrap() == self.plain, "the open file differs");
+        assert!(read_all(&self.content) == self.plain, "the open file differs");
         if self.choices.below(2) == 0 {
             return;
         }
@@ -106,16 +112,26 @@ impl Model {
         let state = self.content.state();
         assert!(!state.dirty && !state.needs_barrier, "{state:?} after a commit");
         let bytes = self.content.backing().snapshot();
-        assert_eq!(bytes.len, backing_len(self.plain.len() as u64));
-        let again = reopen(bytes).unwrap();
+        assert_eq!(bytes.len, self.backing_len());
+        let again = opened(self.content.suite(), bytes);
         assert_eq!(again.size(), self.plain.len() as u64);
-        assert!(read_all(&again).unwrap() == self.plain, "the file differs when opened again");
+        assert!(read_all(&again) == self.plain, "the file differs when opened again");
         assert_eq!(again.backing().calls.lock().len(), 0, "reading must not write");
     }
 }
 
-fn run(seed: u64, durability: Durability, steps: usize) {
-    let content = create(durability);
+fn opened(suite: Suite, bytes: Bytes) -> FileContent<Arc<Memory>> {
+    FileContent::open(suite, Memory::of(bytes), key(1), Durability::Atomic).unwrap()
+}
+
+fn read_all(content: &FileContent<Arc<Memory>>) -> Vec<u8> {
+    let mut all = vec![0xee; content.size() as usize];
+    assert_eq!(content.read(0, &mut all).unwrap(), all.len());
+    all
+}
+
+fn run(seed: u64, suite: Suite, durability: Durability, steps: usize) {
+    let content = FileContent::create(suite, Arc::default(), key(1), durability).unwrap();
     let mut model = Model { plain: Vec::new(), content, durability, choices: Choices(seed) };
     for _ in 0..steps {
         model.step();
@@ -123,21 +139,27 @@ fn run(seed: u64, durability: Durability, steps: usize) {
     }
 }
 
-fn run_all(durability: Durability) {
+fn run_all(suite: Suite, durability: Durability) {
     for seed in 0..24 {
-        let result = std::panic::catch_unwind(|| run(seed, durability, 40));
+        let result = std::panic::catch_unwind(|| run(seed, suite, durability, 40));
         assert!(result.is_ok(), "seed {seed}");
     }
 }
 
 #[test]
 fn a_file_is_a_vector_of_bytes_when_atomic() {
-    run_all(Durability::Atomic);
+    run_all(Suite::Gcm4k, Durability::Atomic);
 }
 
 #[test]
 fn a_file_is_a_vector_of_bytes_when_fast() {
-    run_all(Durability::Fast);
+    run_all(Suite::Gcm4k, Durability::Fast);
+}
+
+#[test]
+fn an_xts_file_is_a_vector_of_bytes() {
+    run_all(Suite::Xts4k, Durability::Atomic);
+    run_all(Suite::Xts4k, Durability::Fast);
 }
 
 #[test]

@@ -60,7 +60,8 @@ fn a_kill_while_the_salt_is_replaced() {
             file.write(0, &plain).unwrap();
             file.sync(true).unwrap();
             let file = with_limit(file, limit);
-            let fault = super::backing::Fault { after: calls, torn: false, kind: std::io::ErrorKind::Other };
+            let fault =
+                super::backing::Fault { after: calls, torn: false, for_good: false, kind: std::io::ErrorKind::Other };
             *file.backing().fault.lock() = Some(fault);
             let work = || {
                 file.write(0, &[2; 5000])?;
