@@ -131,6 +131,16 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
+/// The id of a place: the name `stored` in the directory with this id. For XTS files, which cannot say whose they are.
+pub fn place_id(directory: &[u8; 16], stored: &[u8]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(b"kmsfs1 plc\0");
+    hash.update(directory);
+    hash.update(stored);
+    let hash: [u8; 32] = hash.finalize().into();
+    *hash.first_chunk().expect("32 bytes begin with 16")
+}
+
 /// The key for the targets of a volume's symlinks.
 pub fn symlink_key(volume: &DataKey) -> GcmKey {
     gcm(volume.expose(), "lnk", &[])

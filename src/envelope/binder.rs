@@ -56,8 +56,8 @@ pub struct Binder {
     volume: String,
     labels: BTreeMap<String, String>,
     /// By code less one: these contexts name no parent, so that they are made only once.
-    linked: [EncryptionContext; 3],
-    mirror: [EncryptionContext; 3],
+    linked: [EncryptionContext; Kind::ALL.len()],
+    mirror: [EncryptionContext; Kind::ALL.len()],
 }
 
 fn pairs<'a>(
@@ -242,6 +242,16 @@ impl Sealer<'_> {
             (Err(first), Err(second)) if is_wrong_context(&first) => Err(second.into()),
             (Err(error), _) | (_, Err(error)) => Err(error.into()),
         }
+    }
+
+    /// The same key for the same place as an envelope of another kind: a directory gives another suite on from then.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Kms`].
+    pub fn with_kind(&self, envelope: &Envelope, place: Place, kind: Kind) -> Result<Envelope, EnvelopeError> {
+        let place = if envelope.linked { Place::Linked } else { place };
+        let blob = self.rewrap(envelope, place, None, &self.binder.context(kind, place))?;
+        Ok(Envelope { kind, linked: envelope.linked, blob, old_place: None })
     }
 
     /// The encoded mirror of the key: 68 bytes with the embedded KMS.

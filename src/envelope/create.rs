@@ -53,7 +53,7 @@ pub fn create_volume(root: &Path, kms: &dyn Kms, caller: &Caller, new: &NewVolum
     let binder = Binder::new(&volume.header);
     let sealer = Sealer { binder: &binder, kms, caller };
     let refused = || VolumeError::envelope(root);
-    let (key, envelope) = sealer.create(new.key, Kind::Directory, Place::ROOT).map_err(refused())?;
+    let (key, envelope) = sealer.create(new.key, Kind::directory(new.suite), Place::ROOT).map_err(refused())?;
     let mirror = sealer.mirror(&envelope, Place::ROOT).map_err(refused())?;
     let envelope = envelope.encode();
 

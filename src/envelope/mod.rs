@@ -21,6 +21,7 @@ mod probe;
 mod record;
 mod sidecar;
 mod store;
+mod tail_log;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -34,4 +35,5 @@ pub use probe::{StoreAbilities, probe_store};
 pub use record::{Envelope, Kind, MalformedEnvelope};
 pub use sidecar::{DIRECTORY_SIDECAR, FILE_SIDECAR, SidecarStore, sidecar_name};
 pub use store::{ATTRIBUTE, Entry, EnvelopeStore, Envelopes, Object, Placement, StoreError, XattrStore};
+pub use tail_log::TailLog;
 pub use volume::{KMSFS_DIR, LINKS_DIR, NameForm, Source, Volume, VolumeHeader, root_envelope};

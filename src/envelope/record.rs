@@ -1,5 +1,6 @@
 //! The bytes of an envelope (docs/format.md section 4).
 
+use crate::crypto::Suite;
 use crate::kms::CiphertextBlob;
 
 const KIND_MASK: u8 = 0x0f;
@@ -14,13 +15,44 @@ pub enum Kind {
     FileGcm = 1,
     /// A file under the XTS suite.
     FileXts = 2,
-    /// A directory: the names in it.
+    /// A directory: the names in it. Files that are made in it are under the GCM suite.
     Directory = 3,
+    /// A directory that gives the XTS suite to files and directories that are made in it.
+    DirectoryXts = 4,
 }
 
 impl Kind {
     /// All kinds, in the order of their codes.
-    pub const ALL: [Self; 3] = [Self::FileGcm, Self::FileXts, Self::Directory];
+    pub const ALL: [Self; 4] = [Self::FileGcm, Self::FileXts, Self::Directory, Self::DirectoryXts];
+
+    /// A file under `suite`.
+    pub fn file(suite: Suite) -> Self {
+        match suite {
+            Suite::Gcm4k => Self::FileGcm,
+            Suite::Xts4k => Self::FileXts,
+        }
+    }
+
+    /// A directory that gives `suite` on.
+    pub fn directory(suite: Suite) -> Self {
+        match suite {
+            Suite::Gcm4k => Self::Directory,
+            Suite::Xts4k => Self::DirectoryXts,
+        }
+    }
+
+    /// The suite of a file, or the one that a directory gives on.
+    pub fn suite(self) -> Suite {
+        match self {
+            Self::FileGcm | Self::Directory => Suite::Gcm4k,
+            Self::FileXts | Self::DirectoryXts => Suite::Xts4k,
+        }
+    }
+
+    /// Whether it is a directory's.
+    pub fn is_directory(self) -> bool {
+        matches!(self, Self::Directory | Self::DirectoryXts)
+    }
 
     /// The word for it in encryption contexts.
     pub fn name(self) -> &'static str {
@@ -28,6 +60,7 @@ impl Kind {
             Self::FileGcm => "file-gcm",
             Self::FileXts => "file-xts",
             Self::Directory => "directory",
+            Self::DirectoryXts => "directory-xts",
         }
     }
 
@@ -167,7 +200,7 @@ mod tests {
             b"",
             &[0x01],             // no blob
             &[0x00, 1],          // no kind
-            &[0x04, 1],          // unknown kind
+            &[0x05, 1],          // unknown kind
             &[0x11, 1],          // bit 4
             &[0x21, 1],          // bit 5
             &[0x41],             // MOVING without a length

@@ -32,8 +32,10 @@ const VOLUME_KEY: &str = "volume_key";
 const LEN_MAX: u64 = 1 << 20;
 /// The incompat feature of a volume whose envelopes are on the way to its placement.
 const MIGRATING: &str = "migrating";
+/// The incompat feature of volumes that may hold files under the XTS suite.
+const XTS: &str = "xts";
 /// The features of either kind that this version knows.
-const KNOWN_FEATURES: [&str; 1] = [MIGRATING];
+const KNOWN_FEATURES: [&str; 2] = [MIGRATING, XTS];
 
 /// Which copy of the header was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,10 +210,11 @@ impl VolumeHeader {
     ) -> Result<Volume, VolumeError> {
         check_labels(new.labels).map_err(VolumeError::Label)?;
         let uuid = Uuid::new_v4().to_string();
+        let incompat: &[&str] = if new.suite == Suite::Xts4k { &[XTS] } else { &[] };
         let members = serde_json::json!({
             "format": FORMAT,
             "uuid": uuid,
-            "features": { "compat": [], "ro_compat": [], "incompat": [] },
+            "features": { "compat": [], "ro_compat": [], "incompat": incompat },
             "suite": new.suite.name(),
             "placement": new.placement,
             "names": new.names,
@@ -311,6 +314,32 @@ impl VolumeHeader {
         if let Some(Value::Array(incompat)) = new.json.get_mut("features").and_then(|all| all.get_mut("incompat")) {
             incompat.retain(|feature| feature != MIGRATING);
             incompat.extend(migrating.then(|| MIGRATING.into()));
+        }
+        let (from, into) = (self.key_context(), new.key_context());
+        let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, None, &into);
+        new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
+        Ok(new)
+    }
+
+    /// Whether files under the XTS suite may be in the volume.
+    pub fn has_xts(&self) -> bool {
+        let incompat = self.json.get("features").and_then(|features| features.get("incompat"));
+        incompat.and_then(Value::as_array).is_some_and(|known| known.iter().any(|feature| feature == XTS))
+    }
+
+    /// The same volume, which may hold files under the XTS suite from now on. Nothing is written before
+    /// [`VolumeHeader::store`].
+    ///
+    /// # Errors
+    /// [`VolumeError::Kms`].
+    pub fn with_xts(&self, kms: &dyn Kms, caller: &Caller) -> Result<Self, VolumeError> {
+        let mut new = self.clone();
+        if !self.has_xts() {
+            let features = new.json.entry("features").or_insert_with(|| serde_json::json!({}));
+            match &mut features["incompat"] {
+                Value::Array(incompat) => incompat.push(XTS.into()),
+                absent => *absent = serde_json::json!([XTS]),
+            }
         }
         let (from, into) = (self.key_context(), new.key_context());
         let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, None, &into);

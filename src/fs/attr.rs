@@ -7,6 +7,7 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
+use crate::crypto::Suite;
 use crate::kms::Caller;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -68,7 +69,11 @@ impl EncryptedFs {
         if stat.kind == FileKind::File {
             let open = self.files.peek(ino);
             let size = open.as_ref().and_then(|file| file.content().map(|content| content.size()));
-            stat.size = size.unwrap_or_else(|| self.sizes.told(ino, stat.size));
+            stat.size = match size {
+                Some(size) => size,
+                None if self.known_suite(ino, &stat) == Suite::Xts4k => stat.size,
+                None => self.sizes.told(ino, stat.size),
+            };
             is_shut = open.is_some_and(|file| file.content.is_shut());
         }
         Ok(Attr { ino, stat, is_shut })
@@ -79,6 +84,7 @@ impl EncryptedFs {
         if stat.kind == FileKind::Symlink {
             stat.size = self.link_len(parent, name, stat.size)?;
         }
+        self.learn_suite(parent, name, &stat)?;
         self.plain(stat)
     }
 

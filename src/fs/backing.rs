@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::content::{BackingFile, CipherOffset};
+use crate::content::{BackingFile, CipherOffset, TailRecord};
+use crate::envelope::TailLog;
 use crate::sys::{self, Errno};
 
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
@@ -15,17 +16,24 @@ use crate::sys::{self, Errno};
 pub struct Backing {
     fd: RwLock<Arc<OwnedFd>>,
     writable: AtomicBool,
+    /// Where the end of an XTS file is kept while it is cut.
+    tails: Option<Arc<TailLog>>,
 }
 
 impl Backing {
     /// The file that `fd` is open on.
     pub fn new(fd: OwnedFd, writable: bool) -> Self {
-        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable) }
+        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), tails: None }
+    }
+
+    /// The same, with a place for the end of an XTS file.
+    pub fn with_tails(self, tails: &Arc<TailLog>) -> Self {
+        Self { tails: Some(tails.clone()), ..self }
     }
 
     /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
     pub fn shared(fd: &Arc<OwnedFd>) -> Self {
-        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true) }
+        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), tails: None }
     }
 
     /// The descriptor of the moment.
@@ -73,15 +81,27 @@ impl BackingFile for Backing {
     }
 
     fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| match sys::file::punch_hole(fd, at.0, len) {
-            // The hole is in the META; giving the space back is a courtesy the store may not know.
-            Err(Errno::OPNOTSUPP) => Ok(()),
-            other => other,
-        })
+        self.with(|fd| sys::file::punch_hole(fd, at.0, len))
     }
 
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
         self.with(|fd| Ok(sys::file::next_data(fd, at.0)?.map(CipherOffset)))
+    }
+
+    fn next_hole(&self, at: CipherOffset) -> io::Result<CipherOffset> {
+        self.with(|fd| Ok(CipherOffset(sys::file::next_hole(fd, at.0)?)))
+    }
+
+    fn keep_tail(&self, record: &TailRecord, durable: bool) -> io::Result<()> {
+        self.tails.as_ref().ok_or(io::ErrorKind::Unsupported)?.keep(record, durable)
+    }
+
+    fn kept_tail(&self, id: &[u8; 16]) -> io::Result<Option<TailRecord>> {
+        Ok(self.tails.as_ref().and_then(|tails| tails.get(id)))
+    }
+
+    fn drop_tail(&self, id: &[u8; 16]) -> io::Result<()> {
+        self.tails.as_ref().map_or(Ok(()), |tails| tails.forget(id))
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -15,6 +15,7 @@ use super::error::{Error, Result};
 use super::open_file::OpenFile;
 use super::slot::{ContentGuard, Found};
 use super::{EncryptedFs, Errno, Ino, Location};
+use crate::crypto::Suite;
 use crate::envelope::{Envelope, EnvelopeError, Place};
 use crate::kms::{Caller, KmsError};
 
@@ -189,7 +190,9 @@ impl EncryptedFs {
         if file.content.brighten() {
             return Ok(());
         }
-        let content = self.open_content(file, key)?;
+        // What was open before has an envelope, which was loaded above if it was not known.
+        let suite = envelope.as_ref().map_or(Suite::Gcm4k, |known| known.kind().suite());
+        let content = self.open_content(file, key, suite)?;
         let lacks_mirror = content.mirror().is_some_and(|mirror| mirror.iter().all(|byte| *byte == 0));
         if lacks_mirror
             && file.backing.is_writable()

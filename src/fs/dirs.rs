@@ -10,8 +10,8 @@ use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use super::error::{Error, Result};
 use super::side_file;
 use super::{EncryptedFs, Ino, Location};
-use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
+use crate::crypto::{DataKey, Suite, derive};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Object, Place};
 use crate::kms::{Caller, KeyId, KeyOrigin};
 use crate::names::{Decoded, DirNames, EncodedName, Xattrs};
 use crate::sys::dir::Access;
@@ -39,6 +39,8 @@ pub struct Dir {
     sides_are_files: bool,
     /// What wrapped its key: its entries get their keys under the same CMK.
     origin: RwLock<KeyOrigin>,
+    /// The suite that it gives to new entries.
+    suite: RwLock<Suite>,
     /// Whether it has a default ACL; unknown until asked, and again when the ACL is set.
     has_default_acl: RwLock<Option<bool>>,
 }
@@ -64,6 +66,11 @@ impl Dir {
     /// The CMK for the keys of new entries: the one that wrapped this directory's own.
     pub fn cmk(&self) -> KeyId {
         self.origin.read().key.clone()
+    }
+
+    /// The suite of new entries.
+    pub fn suite(&self) -> Suite {
+        *self.suite.read()
     }
 
     fn secrets(&self) -> Result<MappedRwLockReadGuard<'_, Secrets>> {
@@ -163,6 +170,14 @@ impl Dir {
     }
 }
 
+/// What a directory gives to new entries.
+pub struct Gift {
+    /// What wrapped its key.
+    pub origin: KeyOrigin,
+    /// The suite.
+    pub suite: Suite,
+}
+
 /// The bytes under which an entry is stored.
 pub fn stored(name: &EncodedName) -> &[u8] {
     match name {
@@ -204,6 +219,13 @@ impl DirCache {
     pub fn rewrapped(&self, ino: Ino, origin: &KeyOrigin) {
         if let Some((dir, _)) = self.dirs.lock().get(&ino) {
             *dir.origin.write() = origin.clone();
+        }
+    }
+
+    /// New entries of the directory `ino` get `suite` from now on.
+    pub fn gives_on(&self, ino: Ino, suite: Suite) {
+        if let Some((dir, _)) = self.dirs.lock().get(&ino) {
+            *dir.suite.write() = suite;
         }
     }
 
@@ -266,9 +288,8 @@ impl EncryptedFs {
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
             return Err(Errno::STALE.into());
         }
-        let (key, origin) =
-            self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
-        Ok(Arc::new(self.make_dir_handle(ino, fd, key, origin)))
+        let (key, gift) = self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
+        Ok(Arc::new(self.make_dir_handle(ino, fd, key, gift)))
     }
 
     /// Unlocks an open directory again, if its CMK refused before and does not any more.
@@ -282,21 +303,27 @@ impl EncryptedFs {
             Some(location) => self.dir(caller, location.parent)?.place(),
             None => return Err(Errno::STALE.into()),
         };
-        let (key, origin) = self.unlock_dir(caller, self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
+        let (key, gift) = self.unlock_dir(caller, self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
         if derive::directory_id(&key) != dir.id {
             return Err(Error::Forged("the envelope of a directory"));
         }
-        *dir.origin.write() = origin;
+        *dir.origin.write() = gift.origin;
+        *dir.suite.write() = gift.suite;
         let names = DirNames::new(&key, self.name_encoding);
         dir.lighten(key, names);
         Ok(())
     }
 
-    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, KeyOrigin)> {
+    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, Gift)> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
-        super::open_file::require_kind(&envelope, Kind::Directory)?;
+        super::open_file::require_directory(&envelope)?;
         let key = self.sealer(caller).unlock(&envelope, place)?;
-        Ok((key, self.origin_of(&envelope)?))
+        Ok((key, self.gift_of(&envelope)?))
+    }
+
+    /// What a directory with this envelope gives to new entries.
+    pub(super) fn gift_of(&self, envelope: &Envelope) -> Result<Gift> {
+        Ok(Gift { origin: self.origin_of(envelope)?, suite: envelope.kind().suite() })
     }
 
     /// What wrapped the key in an envelope.
@@ -305,7 +332,7 @@ impl EncryptedFs {
     }
 
     /// A handle for a directory whose key is known.
-    pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey, origin: KeyOrigin) -> Dir {
+    pub(super) fn make_dir_handle(&self, ino: Ino, fd: OwnedFd, key: DataKey, gift: Gift) -> Dir {
         let names = DirNames::new(&key, self.name_encoding);
         Dir {
             ino,
@@ -314,7 +341,8 @@ impl EncryptedFs {
             secrets: RwLock::new(Some(Secrets { key, names })),
             is_dark: AtomicBool::new(false),
             sides_are_files: self.envelopes.sidecars().is_some(),
-            origin: RwLock::new(origin),
+            origin: RwLock::new(gift.origin),
+            suite: RwLock::new(gift.suite),
             has_default_acl: RwLock::new(None),
         }
     }
@@ -322,8 +350,8 @@ impl EncryptedFs {
     /// Opens the root directory: the first thing a mount does.
     pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
         let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
-        let (key, origin) = self.unlock_dir(caller, envelope, Place::ROOT)?;
-        self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, origin)));
+        let (key, gift) = self.unlock_dir(caller, envelope, Place::ROOT)?;
+        self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, gift)));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
-use super::open_file::{OpenFile, require_kind};
+use super::open_file::{OpenFile, require_file};
 use super::slot::ContentGuard;
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
@@ -24,7 +24,7 @@ pub(super) struct NewKey {
 impl EncryptedFs {
     /// The key for a file that is about to be made in `parent`.
     pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<NewKey> {
-        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::FileGcm, parent.place())?;
+        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::file(parent.suite()), parent.place())?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
@@ -40,15 +40,20 @@ impl EncryptedFs {
         if let Some(content) = file.content() {
             return Ok(content);
         }
-        let key = self.file_key(caller, file, &mut envelope)?;
-        let content = FileContent::create(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?;
+        let (key, suite) = self.file_key(caller, file, &mut envelope)?;
+        let content = FileContent::create(suite, file.backing.clone(), key, self.config.durability)?;
         file.content.fill(content);
         // Nothing, if its CMK was disabled just now and the file was shut at once.
         Ok(file.content().ok_or(Errno::ACCESS)?)
     }
 
-    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<ContentKey> {
+    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<(ContentKey, Suite)> {
         let (key, envelope) = self.owner_key(caller, file)?;
+        if envelope.kind() == Kind::FileXts {
+            self.log_first_place(caller, file, &envelope)?;
+            *slot = Some(envelope);
+            return Ok((ContentKey { key, mirror: None }, Suite::Xts4k));
+        }
         let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
         let mirror = match self.sealer(caller).mirror(&envelope, place) {
             Ok(mirror) => mirror.try_into().ok(),
@@ -57,7 +62,7 @@ impl EncryptedFs {
             Err(error) => return Err(error.into()),
         };
         *slot = Some(envelope);
-        Ok(ContentKey { key, mirror })
+        Ok((ContentKey { key, mirror }, Suite::Gcm4k))
     }
 
     /// The data key of an open file, stored now if it is new. `places` must be held.
@@ -97,6 +102,8 @@ impl EncryptedFs {
     /// one have been set for the directory, and who rewrapped the tree since found no envelope here.
     fn is_fresh(&self, file: &OpenFile, envelope: &Envelope) -> Result<bool> {
         let cmk = match file.home() {
+            // Another suite may have been set for the directory, too.
+            Some(home) if envelope.kind() != Kind::file(home.suite()) => return Ok(false),
             Some(home) => home.cmk(),
             None => self.origin_of(envelope)?.key,
         };
@@ -111,15 +118,16 @@ impl EncryptedFs {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
-        let (home, cmk) = match self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink))) {
-            Ok((parent, 1)) => (Some(parent.clone()), parent.cmk()),
-            Ok((parent, _)) => (None, parent.cmk()),
-            Err(Error::Sys(Errno::STALE)) => (None, self.dir(caller, Ino::ROOT)?.cmk()),
+        let found = self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink)));
+        let (home, giver) = match found {
+            Ok((parent, 1)) => (Some(parent.clone()), parent),
+            Ok((parent, _)) => (None, parent),
+            Err(Error::Sys(Errno::STALE)) => (None, self.dir(caller, Ino::ROOT)?),
             Err(error) => return Err(error),
         };
         let place = home.as_ref().map_or(Place::Linked, |home| home.place());
         *file.home.lock() = home;
-        let (key, envelope) = self.sealer(caller).create(&cmk, Kind::FileGcm, place)?;
+        let (key, envelope) = self.sealer(caller).create(&giver.cmk(), Kind::file(giver.suite()), place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
@@ -134,7 +142,7 @@ impl EncryptedFs {
         }
         let Some(stored) = self.load_envelope(caller, file)? else { return Ok(None) };
         let envelope = Envelope::parse(&stored)?;
-        require_kind(&envelope, Kind::FileGcm)?;
+        require_file(&envelope)?;
         let place = self.place_of(caller, file)?;
         let key = self.sealer(caller).unlock(&envelope, place)?;
         Ok(Some((key, envelope)))

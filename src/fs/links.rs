@@ -27,6 +27,9 @@ impl EncryptedFs {
             }
         })?;
         self.note_move(caller, &dir, &encoded, (ino, looked.attr.stat.kind));
+        if looked.attr.stat.kind == FileKind::File {
+            self.log_place(caller, &dir, &encoded, ino);
+        }
         Ok(looked)
     }
 

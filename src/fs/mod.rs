@@ -35,6 +35,7 @@ pub mod side_file;
 mod sidecars;
 mod sizes;
 mod slot;
+mod suites;
 mod symlink;
 pub mod upkeep;
 mod writeback;
@@ -64,7 +65,7 @@ pub use crate::sys::xattr::Mode as XattrMode;
 pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
-use crate::envelope::{Binder, Envelopes, KeysLog, NameForm, Sealer, Volume};
+use crate::envelope::{Binder, Envelopes, KeysLog, NameForm, Sealer, TailLog, Volume, VolumeError};
 use crate::kms::Kms;
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
@@ -77,6 +78,7 @@ use open_file::{Handles, OpenFiles};
 use places::Places;
 use relax::Relaxed;
 use sizes::Sizes;
+use suites::Suites;
 use symlink::LongLinks;
 use upkeep::Upkeep;
 use writeback::Writeback;
@@ -110,6 +112,7 @@ pub struct EncryptedFs {
     dirs: DirCache,
     files: OpenFiles,
     sizes: Sizes,
+    suites: Suites,
     file_handles: Handles<FileHandle>,
     dir_handles: Handles<DirHandle>,
     places: Places,
@@ -118,6 +121,8 @@ pub struct EncryptedFs {
     upkeep: Upkeep,
     /// Mirrors of the keys of directories; absent on a read-only mount.
     keys_log: Option<KeysLog>,
+    /// Ends of XTS files that are being cut.
+    tails: Arc<TailLog>,
     uid: u32,
 }
 
@@ -130,6 +135,8 @@ impl EncryptedFs {
         let root = sys::dir::open_path(&config.backing)?;
         let stat = sys::stat::of_fd(&root)?;
         let keys_log = if config.read_only { None } else { Some(open_keys_log(&config.backing)?) };
+        let tails = TailLog::open(&config.backing).map_err(log_failure)?;
+        let tails = Arc::new(tails);
         let fs = Arc::new(Self {
             root_id: (stat.dev, stat.ino),
             kms,
@@ -147,6 +154,8 @@ impl EncryptedFs {
             dirs: DirCache::default(),
             files: OpenFiles::default(),
             sizes: Sizes::default(),
+            suites: Suites::new(volume.header.has_xts()),
+            tails,
             file_handles: Handles::from(1),
             dir_handles: Handles::from(2),
             places: Places::default(),
@@ -212,8 +221,10 @@ impl EncryptedFs {
 }
 
 fn open_keys_log(backing: &std::path::Path) -> Result<KeysLog> {
-    KeysLog::open(backing).map_err(|error| {
-        log::error!("{error}");
-        Error::Sys(Errno::IO)
-    })
+    KeysLog::open(backing).map_err(log_failure)
+}
+
+fn log_failure(error: VolumeError) -> Error {
+    log::error!("{error}");
+    Error::Sys(Errno::IO)
 }

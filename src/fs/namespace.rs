@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::attr::SETGID;
-use super::dirs::{Dir, stored};
+use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
 use super::io::OpenMode;
 use super::open_file::is_long;
@@ -13,7 +13,7 @@ use super::sidecars::Spot;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Object, Place};
-use crate::kms::{Caller, KeyOrigin};
+use crate::kms::Caller;
 use crate::names::EncodedName;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -210,28 +210,23 @@ impl EncryptedFs {
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });
-        let (fd, (key, origin)) = made.inspect_err(|error| {
+        let (fd, (key, gift)) = made.inspect_err(|error| {
             let _ = self.discard(&parent, temporary.as_bytes());
             if error.errno() != Errno::EXIST {
                 parent.retire(&encoded);
             }
         })?;
         let attr = self.plain(sys::stat::of_fd(&fd)?)?;
-        self.adopt_dir(self.make_dir_handle(attr.ino, fd, key, origin));
+        self.adopt_dir(self.make_dir_handle(attr.ino, fd, key, gift));
         Ok(self.tell(at, attr))
     }
 
-    fn make_dir(
-        &self,
-        caller: &Caller,
-        parent: &Dir,
-        name: &[u8],
-        perm: u32,
-    ) -> Result<(OwnedFd, (DataKey, KeyOrigin))> {
+    fn make_dir(&self, caller: &Caller, parent: &Dir, name: &[u8], perm: u32) -> Result<(OwnedFd, (DataKey, Gift))> {
         // The owner's bits are needed to open it and to set the envelope; what was not asked for goes again.
         sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
         let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
-        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::Directory, parent.place())?;
+        let (key, envelope) =
+            self.sealer(caller).create(&parent.cmk(), Kind::directory(parent.suite()), parent.place())?;
         self.envelopes.create(Object::Directory(fd.as_fd()), &envelope.encode())?;
         self.log_mirror(caller, &key, &envelope, parent.place())?;
         // Once it has its name it must never be without its key, not even after a power cut.
@@ -242,7 +237,7 @@ impl EncryptedFs {
         if surplus != 0 {
             sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
         }
-        Ok((fd, (key, self.origin_of(&envelope)?)))
+        Ok((fd, (key, self.gift_of(&envelope)?)))
     }
 
     fn unlink_backing(&self, dir: &Dir, name: &EncodedName) -> Result<()> {
@@ -283,15 +278,19 @@ impl EncryptedFs {
         if self.inodes.forget(ino, count) && ino != Ino::ROOT {
             // A directory that was removed answered through its descriptor until now.
             self.dirs.forget(ino);
+            self.suites.forget(ino);
         }
     }
 
     /// Appends the mirror of a directory's key to `.kmsfs/keys.log`.
-    fn log_mirror(&self, caller: &Caller, key: &DataKey, envelope: &Envelope, place: Place) -> Result<()> {
+    pub(super) fn log_mirror(&self, caller: &Caller, key: &DataKey, envelope: &Envelope, place: Place) -> Result<()> {
         let mirror = self.sealer(caller).mirror(envelope, place)?;
-        let id = derive::directory_id(key);
+        self.append_log(&derive::directory_id(key), &mirror)
+    }
+
+    pub(super) fn append_log(&self, id: &[u8; 16], mirror: &[u8]) -> Result<()> {
         match &self.keys_log {
-            Some(log) => log.append(&id, &mirror).map_err(|error| {
+            Some(log) => log.append(id, mirror).map_err(|error| {
                 log::error!("{error}");
                 Error::Sys(Errno::IO)
             }),

@@ -16,7 +16,7 @@ use super::slot::{ContentGuard, Slot};
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
-use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
+use crate::envelope::{Envelope, EnvelopeError, Place, TailLog};
 use crate::kms::Caller;
 use crate::names::EncodedName;
 use crate::sys::dir::Access;
@@ -55,10 +55,10 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
-    pub(super) fn new(ino: Ino, fd: OwnedFd, writable: bool) -> Self {
+    pub(super) fn new(ino: Ino, fd: OwnedFd, writable: bool, tails: &Arc<TailLog>) -> Self {
         Self {
             ino,
-            backing: Arc::new(Backing::new(fd, writable)),
+            backing: Arc::new(Backing::new(fd, writable).with_tails(tails)),
             writers: AtomicUsize::new(0),
             content: Slot::default(),
             envelope: Mutex::new(None),
@@ -290,17 +290,25 @@ impl EncryptedFs {
             return Ok(());
         }
         let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
-        let content = self.open_content(file, key)?;
-        self.sizes.compare(file.ino, backing_len, content.size())?;
+        let suite = loaded.kind().suite();
+        let content = self.open_content(file, key, suite)?;
+        if suite == Suite::Gcm4k {
+            self.sizes.compare(file.ino, backing_len, content.size())?;
+        }
         *envelope = Some(loaded);
         file.content.fill(content);
         Ok(())
     }
 
     /// The content of a file that has a key.
-    pub(super) fn open_content(&self, file: &OpenFile, key: DataKey) -> Result<FileContent<Arc<Backing>>> {
+    pub(super) fn open_content(
+        &self,
+        file: &OpenFile,
+        key: DataKey,
+        suite: Suite,
+    ) -> Result<FileContent<Arc<Backing>>> {
         let key = ContentKey { key, mirror: None };
-        Ok(FileContent::open(Suite::Gcm4k, file.backing.clone(), key, self.config.durability)?)
+        Ok(FileContent::open(suite, file.backing.clone(), key, self.config.durability)?)
     }
 
     pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
@@ -313,7 +321,7 @@ impl EncryptedFs {
                 other => other?,
             };
             if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
-                let file = OpenFile::new(ino, fd, writable);
+                let file = OpenFile::new(ino, fd, writable, &self.tails);
                 *file.home.lock() = Some(parent);
                 file.long_name.store(is_long(&name), Ordering::Relaxed);
                 return Ok(file);
@@ -379,7 +387,7 @@ impl EncryptedFs {
         (parent, key): (&Arc<Dir>, NewKey),
         long_name: bool,
     ) -> Arc<OpenFile> {
-        let file = OpenFile::new(ino, fd, true);
+        let file = OpenFile::new(ino, fd, true, &self.tails);
         *file.home.lock() = Some(parent.clone());
         *file.reserved.lock() = Some(key);
         file.long_name.store(long_name, Ordering::Relaxed);
@@ -387,9 +395,14 @@ impl EncryptedFs {
     }
 }
 
-/// The kind of an envelope must be that of the object it lies on: an attacker can move attributes about.
-pub fn require_kind(envelope: &Envelope, kind: Kind) -> Result<()> {
-    if envelope.kind() == kind { Ok(()) } else { Err(Error::Forged("the envelope")) }
+/// The kind of an envelope must be one of the object it lies on: an attacker can move attributes about.
+pub fn require_file(envelope: &Envelope) -> Result<()> {
+    if envelope.kind().is_directory() { Err(Error::Forged("the envelope")) } else { Ok(()) }
+}
+
+/// The same for a directory.
+pub fn require_directory(envelope: &Envelope) -> Result<()> {
+    if envelope.kind().is_directory() { Ok(()) } else { Err(Error::Forged("the envelope")) }
 }
 
 /// Whether a name is stored hashed.

@@ -94,6 +94,9 @@ impl EncryptedFs {
         for (what, at, _) in moved.into_iter().filter(|(.., has_moved)| *has_moved) {
             if let Some((ino, stat)) = what.found {
                 self.note_move(caller, at.dir, &at.name, (ino, stat.kind));
+                if stat.kind == FileKind::File {
+                    self.log_place(caller, at.dir, &at.name, ino);
+                }
             }
         }
     }

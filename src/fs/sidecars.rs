@@ -15,7 +15,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
-use super::open_file::{OpenFile, require_kind};
+use super::open_file::{OpenFile, require_file};
 use super::{EncryptedFs, Ino};
 use crate::content;
 use crate::crypto::DataKey;
@@ -144,7 +144,7 @@ impl EncryptedFs {
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let envelope = Envelope::parse(&bytes)?;
-        require_kind(&envelope, Kind::FileGcm)?;
+        require_file(&envelope)?;
         let fits = |key: &DataKey| is_key_of(&file.backing, key);
         let (key, alone) = self.sealer(caller).unlock_fitting(&envelope, parent.place(), fits)?;
         if envelope.is_moving() && !self.config.read_only {
@@ -183,7 +183,7 @@ impl EncryptedFs {
     fn envelope_at(&self, caller: &Caller, sidecars: &SidecarStore, spot: Spot<'_>) -> Result<Option<Envelope>> {
         let Some(bytes) = sidecars.get(spot.entry())?.filter(|_| spot.file.is_some()) else { return Ok(None) };
         let envelope = Envelope::parse(&bytes)?;
-        require_kind(&envelope, Kind::FileGcm)?;
+        require_file(&envelope)?;
         if !envelope.is_moving() {
             return Ok(Some(envelope));
         }

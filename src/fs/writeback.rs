@@ -191,7 +191,8 @@ mod tests {
 
     fn entry() -> Entry {
         let fd = tempfile::tempfile().unwrap().into();
-        Entry::new(Arc::new(OpenFile::new(Ino(7), fd, true)))
+        let tails = crate::envelope::TailLog::open(std::path::Path::new("/nonexistent")).unwrap();
+        Entry::new(Arc::new(OpenFile::new(Ino(7), fd, true, &Arc::new(tails))))
     }
 
     #[test]

@@ -90,6 +90,16 @@ pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     rustix::fs::ioctl_setflags(fd, rustix::fs::IFlags::from_bits_retain(flags))
 }
 
+/// The first place at or behind `at` that is in a hole (SEEK_HOLE); the end of the file is one. `at` must not lie behind it.
+/// Moves the position of the descriptor.
+pub fn next_hole(fd: BorrowedFd<'_>, at: u64) -> Result<u64> {
+    match rustix::fs::seek(fd, SeekFrom::Hole(at)) {
+        // The store does not know holes, or the file was cut meanwhile.
+        Err(Errno::INVAL | Errno::NXIO) => rustix::fs::seek(fd, SeekFrom::End(0)),
+        other => other,
+    }
+}
+
 /// The first place at or behind `at` that may hold data (SEEK_DATA); `at` itself where the store cannot tell.
 /// Moves the position of the descriptor.
 pub fn next_data(fd: BorrowedFd<'_>, at: u64) -> Result<Option<u64>> {

@@ -49,6 +49,8 @@ fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
+/// The longest value that Linux has (XATTR_SIZE_MAX).
+const LEN_MAX: usize = 64 << 10;
 /// Most attributes are shorter than this, so that one system call reads them.
 const USUAL_LEN: usize = 256;
 
@@ -104,6 +106,26 @@ pub fn get(target: Target<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
             }
             Ok(None) => return Ok(None),
             Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Reads attribute `name` of what is called `entry` in `dir`, which need not be open. A symlink is not followed.
+///
+/// # Errors
+/// Those of lgetxattr(2), but for `ENODATA`.
+pub fn get_at(dir: BorrowedFd<'_>, entry: &[u8], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let path = [proc_path(dir).as_bytes(), b"/", entry].concat();
+    let mut value = vec![0; USUAL_LEN];
+    loop {
+        match present(rustix::fs::lgetxattr(&path[..], name, &mut value[..])) {
+            Err(e) if is_range(&e) && value.len() < LEN_MAX => value.resize(LEN_MAX, 0),
+            read => {
+                return Ok(read?.map(|len| {
+                    value.truncate(len);
+                    value
+                }));
+            }
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::message::{Failed, Item, Name, Page, Tally, Wrap};
 use crate::content::{self, MIRROR_LEN};
-use crate::crypto::{DataKey, derive};
+use crate::crypto::DataKey;
 use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::Result;
-use crate::fs::open_file::{OpenFile, require_kind};
+use crate::fs::open_file::{OpenFile, require_directory, require_file};
 use crate::fs::sidecars::is_key_of;
 use crate::fs::{Caller, EncryptedFs, Error, Ino};
 use crate::kms::KeyOrigin;
@@ -40,17 +40,21 @@ struct Object<'a> {
     ino: Ino,
     place: Place,
     fd: Arc<OwnedFd>,
-    /// The name that was followed to it; `None` for the root.
-    entry: Option<Entry<'a>>,
     open: Option<&'a Arc<OpenFile>>,
     is_dir: bool,
+    /// The directory and the stored name that were followed to it; `None` for the root.
+    at: Option<(&'a Dir, &'a [u8])>,
 }
 
 impl Object<'_> {
+    fn stored_entry(&self) -> Option<Entry<'_>> {
+        self.at.map(|(dir, name)| Entry { dir: dir.fd(), name })
+    }
+
     /// As the placement of envelopes wants to be told of it.
     fn stored(&self) -> Stored<'_> {
-        let fd = self.fd.as_fd();
-        if self.is_dir { Stored::Directory(fd) } else { Stored::File { fd, at: self.entry } }
+        let (fd, at) = (self.fd.as_fd(), self.stored_entry());
+        if self.is_dir { Stored::Directory(fd) } else { Stored::File { fd, at } }
     }
 }
 
@@ -128,7 +132,7 @@ impl EncryptedFs {
                 let dir = self.dir(caller, ino)?;
                 let _held = self.places.hold(ino);
                 let fd = Arc::new(sys::dir::reopen_dir(dir.fd())?);
-                let root = Object { ino, place: Place::ROOT, fd, entry: None, open: None, is_dir: true };
+                let root = Object { ino, place: Place::ROOT, fd, open: None, is_dir: true, at: None };
                 self.wrap_object(caller, &root, wrap)?
             }
             None => self.at_location(caller, ino, |parent, name, stat| {
@@ -160,7 +164,7 @@ impl EncryptedFs {
         let look = Wrap::default();
         match self.step(caller, dir, &entry, &look) {
             Ok(Seen::Keyless) => true,
-            Ok(Seen::Wrapped { was_current, kind, .. }) => was_current && kind != Kind::Directory,
+            Ok(Seen::Wrapped { was_current, kind, .. }) => was_current && !kind.is_directory(),
             Ok(Seen::Gone) | Err(_) => false,
         }
     }
@@ -189,8 +193,8 @@ impl EncryptedFs {
                 }
                 _ => Arc::new(fd),
             };
-            let at = Some(Entry { dir: dir.fd(), name: &entry.name });
-            let object = Object { ino: entry.ino, place, fd, entry: at, open: open.as_ref(), is_dir };
+            let at = Some((dir, &entry.name[..]));
+            let object = Object { ino: entry.ino, place, fd, open: open.as_ref(), is_dir, at };
             self.wrap_object(caller, &object, wrap)
         });
         match done {
@@ -205,14 +209,18 @@ impl EncryptedFs {
             return if is_empty { Ok(Seen::Keyless) } else { Err(EnvelopeError::NoEnvelope.into()) };
         };
         let envelope = Envelope::parse(&old)?;
-        let kind = if object.is_dir { Kind::Directory } else { Kind::FileGcm };
-        require_kind(&envelope, kind)?;
+        let kind = envelope.kind();
+        if object.is_dir {
+            require_directory(&envelope)?;
+        } else {
+            require_file(&envelope)?;
+        }
         let envelope = self.of_one_file(caller, object, envelope)?;
         let target = wrap.to.clone().map_or_else(|| self.origin_of(&envelope).map(|origin| origin.key), Ok)?;
         let is_current = |blob: &[u8]| self.kms.is_current(blob, &target).map_err(EnvelopeError::Kms);
         let is_alone = envelope.encode() == old && !envelope.is_moving();
         let envelope_is_current = is_alone && is_current(&envelope.blob().0)?;
-        let mirror = self.mirror_of(object)?;
+        let mirror = if kind == Kind::FileGcm { self.mirror_of(object)? } else { None };
         let mirror_is_current = match &mirror {
             Some(mirror) => Envelope::parse(mirror).is_ok_and(|m| is_current(&m.blob().0).is_ok_and(|is| is)),
             None => true,
@@ -230,8 +238,8 @@ impl EncryptedFs {
             envelope
         } else {
             let new = sealer.rewrapped(&envelope, object.place, Some(&target))?;
-            if object.is_dir && wrap.to.is_some() {
-                self.log_under(caller, &new, object.place)?;
+            if wrap.to.is_some() {
+                self.log_under(caller, &new, object)?;
             }
             self.replace_envelope(object, &old, &new)?;
             self.rewrapped(object, &new)?;
@@ -261,7 +269,7 @@ impl EncryptedFs {
     /// A sidecar lies in a directory that may be closed to its owner.
     fn replace_envelope(&self, object: &Object<'_>, old: &[u8], new: &Envelope) -> Result<()> {
         let replace = || Ok(self.envelopes.replace(object.stored(), old, &new.encode())?);
-        match object.entry.filter(|_| self.envelopes.sidecars().is_some()) {
+        match object.stored_entry().filter(|_| self.envelopes.sidecars().is_some()) {
             Some(entry) if !object.is_dir => self.relaxed(entry.dir, b".", 0o300, replace),
             _ => replace(),
         }
@@ -281,11 +289,8 @@ impl EncryptedFs {
         Ok(())
     }
 
-    /// The mirror in META page 0. `None` where there is no such page.
+    /// The mirror in META page 0 of a file under the GCM suite. `None` where there is no such page.
     fn mirror_of(&self, object: &Object<'_>) -> Result<Option<[u8; MIRROR_LEN]>> {
-        if object.is_dir {
-            return Ok(None);
-        }
         match object.open.and_then(|file| file.content()) {
             Some(content) => Ok(content.mirror()),
             None => Ok(content::read_mirror(&Backing::shared(&object.fd))?),
@@ -301,12 +306,16 @@ impl EncryptedFs {
         Ok(sys::file::set_times(object.fd.as_fd(), SetTime::Keep, SetTime::At(before))?)
     }
 
-    /// The recovery copy of a directory's key under its new CMK, before the envelope is.
-    fn log_under(&self, caller: &Caller, envelope: &Envelope, place: Place) -> Result<()> {
-        let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
-        let key = self.sealer(caller).unlock(envelope, place)?;
-        let mirror = self.sealer(caller).mirror(envelope, place)?;
-        Ok(log.append(&derive::directory_id(&key), &mirror)?)
+    /// The recovery copy that lies in `keys.log` under its new CMK, before the envelope is.
+    fn log_under(&self, caller: &Caller, envelope: &Envelope, object: &Object<'_>) -> Result<()> {
+        match (envelope.kind(), object.at) {
+            (Kind::Directory | Kind::DirectoryXts, _) => {
+                let key = self.sealer(caller).unlock(envelope, object.place)?;
+                self.log_mirror(caller, &key, envelope, object.place)
+            }
+            (Kind::FileXts, Some((dir, name))) => self.append_place(caller, envelope, dir, name),
+            (Kind::FileXts, None) | (Kind::FileGcm, _) => Ok(()),
+        }
     }
 
     fn sync_log(&self) -> Result<()> {

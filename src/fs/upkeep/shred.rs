@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::content;
 use crate::crypto::derive;
-use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Kind, Object};
+use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Object};
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::{Error, Result};
-use crate::fs::open_file::require_kind;
+use crate::fs::open_file::require_directory;
 use crate::fs::{Caller, EncryptedFs};
 use crate::names::{self, EncodedName};
 use crate::sys::dir::{Access, SetTime};
@@ -71,7 +71,7 @@ impl EncryptedFs {
         // Without one, it was shredded already.
         let Some(envelope) = self.envelopes.load(object)? else { return Ok(()) };
         let envelope = Envelope::parse(&envelope)?;
-        require_kind(&envelope, Kind::Directory)?;
+        require_directory(&envelope)?;
         match self.sealer(caller).unlock(&envelope, parent.place()) {
             Ok(key) => {
                 let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;

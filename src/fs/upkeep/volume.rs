@@ -22,6 +22,15 @@ impl EncryptedFs {
         Ok(self.kms.resolve(name).map_err(EnvelopeError::Kms)?)
     }
 
+    /// Writes into the header that the volume may hold files under the XTS suite. Durable when this returns.
+    pub(in crate::fs) fn declare_xts(&self, caller: &Caller) -> Result<()> {
+        let mut header = self.upkeep.header.lock();
+        let new = header.with_xts(&*self.kms, caller)?;
+        new.store()?;
+        *header = new;
+        Ok(())
+    }
+
     /// Looks at the volume key and at `keys.log`, or rewraps them.
     pub(super) fn wrap_volume(&self, caller: &Caller, wrap: &Wrap) -> Result<Page> {
         let mut page = Page::default();
