@@ -39,5 +39,7 @@ mod perms;
 mod scale;
 #[path = "mount/secrets.rs"]
 mod secrets;
+#[path = "mount/suites.rs"]
+mod suites;
 #[path = "mount/xattrs.rs"]
 mod xattrs;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::set_suite::XTS_WARNING;
 use super::{mounts, output};
 use crate::envelope::{KMSFS_DIR, Source, VolumeHeader};
 use crate::kms::BUNDLE_NAME;
@@ -24,6 +25,8 @@ struct Info<'a> {
     volume: PathBuf,
     uuid: &'a str,
     suite: &'static str,
+    /// Whether files under the XTS suite may be in it.
+    may_hold_xts: bool,
     key: &'a str,
     labels: &'a std::collections::BTreeMap<String, String>,
     /// Whether volume.json could not be read and its copy was.
@@ -41,6 +44,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let info = Info {
         uuid: header.uuid(),
         suite: header.suite().name(),
+        may_hold_xts: header.has_xts(),
         key: &header.key().0,
         labels: header.labels(),
         from_backup_header: source == Source::Backup,
@@ -67,6 +71,12 @@ fn text(info: &Info<'_>) -> String {
     text += &format!("key         {}\nkey copy    {copy}\nmounted on  {mounted}\n", info.key);
     if !labels.is_empty() {
         text += &format!("labels      {}\n", labels.join(", "));
+    }
+    if info.may_hold_xts {
+        let which = if info.suite == "xts" { "new files" } else { "files in directories chosen with set-suite" };
+        text += &format!(
+            "xts         {which} are under the XTS suite unless set-suite says otherwise.\n            {XTS_WARNING}\n"
+        );
     }
     if info.from_backup_header {
         text += "note        volume.json could not be read; this is its copy, volume.json.bak\n";

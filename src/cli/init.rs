@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::set_suite::XTS_WARNING;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume, probe_store};
@@ -19,9 +20,20 @@ const DEFAULT_KEY: &str = "alias/kmsfs/default";
 
 /// The suites a volume can be made with.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum SuiteName {
+pub(super) enum SuiteName {
     /// AES-256-GCM: notices every change
     Gcm,
+    /// AES-256-XTS: files keep their length; changes are not noticed
+    Xts,
+}
+
+impl From<SuiteName> for Suite {
+    fn from(suite: SuiteName) -> Self {
+        match suite {
+            SuiteName::Gcm => Self::Gcm4k,
+            SuiteName::Xts => Self::Xts4k,
+        }
+    }
 }
 
 /// Where wrapped keys can lie.
@@ -210,9 +222,7 @@ fn make_volume(
     key: &KeyId,
     labels: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let suite = match args.suite {
-        SuiteName::Gcm => Suite::Gcm4k,
-    };
+    let suite = Suite::from(args.suite);
     let kms = LocalKms::fixed(keystore.keys());
     let (placement, names) = form(args)?;
     let new = NewVolume { key, suite, placement, names, labels };
@@ -237,6 +247,9 @@ fn make_volume(
     } else {
         "A backup of it is complete: it carries its keys, sealed under your passphrase and recovery key.".to_owned()
     })?;
+    if suite == Suite::Xts4k {
+        output::line(XTS_WARNING)?;
+    }
     output::line(format!("Next: kmsfs mount {dir} MOUNTPOINT"))
 }
 

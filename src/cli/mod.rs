@@ -34,6 +34,7 @@ mod rekey;
 mod remount;
 mod rewrap;
 mod secret;
+mod set_suite;
 mod shred;
 mod speed;
 mod status;
@@ -90,6 +91,8 @@ enum Verb {
     SetKey(rewrap::SetArgs),
     /// Move the wrapped keys of a volume to another placement
     Migrate(migrate::Args),
+    /// Choose the cipher suite for what is made in a directory
+    SetSuite(set_suite::Args),
     /// Measure the ciphers on this machine
     Speed(speed::Args),
     /// Print a completion script for a shell
@@ -143,6 +146,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Shred(args) => shred::run(&args),
         Verb::SetKey(args) => rewrap::set_key(&args),
         Verb::Migrate(args) => migrate::run(&args),
+        Verb::SetSuite(args) => set_suite::run(&args),
         Verb::Speed(args) => speed::run(&args),
         Verb::Completions(args) => completions::shell(&args),
         Verb::Man(args) => completions::man(&args),

@@ -20,6 +20,11 @@ impl Suite {
         }
     }
 
+    /// The suite that [`Suite::name`] gives this word.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Gcm4k, Self::Xts4k].into_iter().find(|suite| suite.name() == name)
+    }
+
     /// The number on disk.
     pub fn id(self) -> u8 {
         self as u8

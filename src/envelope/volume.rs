@@ -180,7 +180,7 @@ impl VolumeHeader {
             serde_json::from_value(Value::Object(json.clone())).map_err(|e| damaged(e.to_string()))?;
         let canonical_uuid = members.uuid.parse().ok().filter(|uuid: &Uuid| uuid.to_string() == members.uuid);
         let uuid = canonical_uuid.ok_or_else(|| damaged("its uuid is malformed".into()))?.to_string();
-        let suite = suite_named(&members.suite).ok_or_else(|| damaged("its suite is unknown".into()))?;
+        let suite = Suite::from_name(&members.suite).ok_or_else(|| damaged("its suite is unknown".into()))?;
         check_labels(&members.context).map_err(damaged)?;
         let volume_key = BASE64URL_NOPAD.decode(members.volume_key.as_bytes());
         let volume_key = CiphertextBlob(volume_key.map_err(|_| damaged("its volume_key is malformed".into()))?);
@@ -460,10 +460,6 @@ pub fn root_envelope(root: &Path, store: &dyn EnvelopeStore) -> Result<Envelope,
         Err(e) if xattr::is_unsupported(&e) => Err(VolumeError::NoXattrs { path: root.to_owned() }),
         Err(e) => Err(VolumeError::io(root)(e)),
     }
-}
-
-fn suite_named(name: &str) -> Option<Suite> {
-    [Suite::Gcm4k, Suite::Xts4k].into_iter().find(|suite| suite.name() == name)
 }
 
 fn unknown(features: &[String]) -> Option<String> {

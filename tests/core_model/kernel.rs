@@ -48,13 +48,19 @@ pub fn placement() -> Placement {
     if is_sidecar { Placement::Sidecar } else { Placement::Xattr }
 }
 
+/// `KMSFS_TEST_SUITE=xts` runs the model with the XTS suite.
+fn suite() -> Suite {
+    let name = std::env::var("KMSFS_TEST_SUITE").unwrap_or_else(|_| "gcm".into());
+    Suite::from_name(&name).expect("KMSFS_TEST_SUITE is gcm or xts")
+}
+
 impl Kernel {
     pub fn new(names: NameForm, durability: Durability) -> Self {
         let backing = tempfile::tempdir().unwrap();
         let (kms, key) = LocalKms::ephemeral();
         let caller = Caller { uid: effective_uid(), gid: 0, pid: std::process::id() };
         let labels = BTreeMap::new();
-        let new = NewVolume { key: &key, suite: Suite::Gcm4k, placement: placement(), names, labels: &labels };
+        let new = NewVolume { key: &key, suite: suite(), placement: placement(), names, labels: &labels };
         let volume = create_volume(backing.path(), &kms, &caller, &new).unwrap();
         let mut kernel = Self {
             backing,

@@ -1,7 +1,7 @@
 //! Volumes, mounts and places to test in; drives the real binary.
 //!
 //! With `KMSFS_TEST_PLAIN=1` a [`Place`] is a plain directory: what fails there is wrong in the test, not in kmsfs.
-//! Other variables: `KMSFS_BIN`, another binary; `TMPDIR`, where volumes are made (it needs user xattrs).
+//! `KMSFS_TEST_SUITE=xts` makes volumes with the XTS suite. Other variables: `KMSFS_BIN`, another binary; `TMPDIR`, where volumes are made (it needs user xattrs).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,6 +18,11 @@ use tempfile::TempDir;
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// Whether volumes are made with `--suite xts`: `KMSFS_TEST_SUITE=xts`.
+pub fn xts() -> bool {
+    std::env::var_os("KMSFS_TEST_SUITE").is_some_and(|value| value == "xts")
+}
 
 /// Whether tests run in plain directories.
 pub fn plain() -> bool {
@@ -141,6 +146,9 @@ impl Volume {
             all.extend(["--placement", "sidecar"].map(OsStr::new));
         }
         all.extend(arguments.iter().map(OsStr::new));
+        if xts() && !arguments.contains(&"--suite") {
+            all.extend(["--suite", "xts"].map(OsStr::new));
+        }
         let outcome = self.run(&all);
         assert!(outcome.status.success(), "kmsfs init: {}", words(&outcome));
     }

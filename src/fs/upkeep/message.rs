@@ -63,6 +63,11 @@ pub enum Request {
         /// How.
         wrap: Wrap,
     },
+    /// Chooses the suite for what is made in a directory. Answered by [`Answer::Done`].
+    SetSuite {
+        /// Its name.
+        suite: String,
+    },
     /// Destroys the data key of an entry; nothing but removing it remains to be done. Answered by [`Answer::Done`].
     Shred {
         /// Its name in the directory.
@@ -91,7 +96,7 @@ impl Request {
     pub(super) fn writes(&self) -> bool {
         match self {
             Self::Begin | Self::Standing | Self::Resolve { .. } | Self::Count | Self::Unguard { .. } => false,
-            Self::Shred { .. } | Self::Guard { .. } => true,
+            Self::SetSuite { .. } | Self::Shred { .. } | Self::Guard { .. } => true,
             Self::Entries { wrap, .. } | Self::One { wrap, .. } | Self::Volume { wrap } => wrap.write,
         }
     }

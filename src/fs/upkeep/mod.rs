@@ -28,6 +28,7 @@ use guard::Guards;
 use super::dirs::Dir;
 use super::error::Result;
 use super::{Caller, EncryptedFs, Ino};
+use crate::crypto::Suite;
 use crate::envelope::VolumeHeader;
 use crate::kms::{KeyId, KeystoreError};
 use crate::names::EncodedName;
@@ -97,6 +98,10 @@ impl EncryptedFs {
             Request::One { name, wrap } => {
                 self.prepare(wrap)?;
                 Ok(Answer::Item(self.one(caller, ino, name.as_ref().map(|name| &name.0[..]), wrap)?))
+            }
+            Request::SetSuite { suite } => {
+                self.set_suite(caller, ino, Suite::from_name(suite).ok_or(Errno::INVAL)?)?;
+                Ok(Answer::Done)
             }
             Request::Shred { name } => {
                 self.shred(caller, &*self.dir(caller, ino)?, &name.0)?;
