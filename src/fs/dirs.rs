@@ -317,6 +317,7 @@ impl EncryptedFs {
     fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, Gift)> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
         super::open_file::require_directory(&envelope)?;
+        self.check_suite(envelope.kind().suite())?;
         let key = self.sealer(caller).unlock(&envelope, place)?;
         Ok((key, self.gift_of(&envelope)?))
     }

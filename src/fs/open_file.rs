@@ -291,6 +291,7 @@ impl EncryptedFs {
         }
         let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
         let suite = loaded.kind().suite();
+        self.check_suite(suite)?;
         let content = self.open_content(file, key, suite)?;
         if suite == Suite::Gcm4k {
             self.sizes.compare(file.ino, backing_len, content.size())?;

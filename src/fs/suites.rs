@@ -58,6 +58,12 @@ impl EncryptedFs {
         if self.suites.are_mixed() { self.suites.get(ino, stat).unwrap_or(Suite::Gcm4k) } else { Suite::Gcm4k }
     }
 
+    /// Refuses XTS in a volume that says to have none: its sizes would be told wrong.
+    pub(super) fn check_suite(&self, suite: Suite) -> Result<()> {
+        let fits = suite == Suite::Gcm4k || self.suites.are_mixed();
+        if fits { Ok(()) } else { Err(Error::Forged("the envelope")) }
+    }
+
     /// Finds out the suite of what is stored as `name`. Of a file whose envelope is missing or damaged, which cannot be
     /// opened, it is that of its directory.
     pub(super) fn learn_suite(&self, parent: &Dir, name: &[u8], stat: &Stat) -> Result<()> {
