@@ -89,13 +89,13 @@ fn both_suites_live_in_one_mount_and_files_keep_theirs() {
     // Copies take the suite of where they are made, by copy_file_range(2) as well.
     fs::copy(xts.join("4097"), xts.join("copy")).unwrap();
     set_suite(&volume, &xts, "gcm");
-    fs::copy(xts.join("below/17"), xts.join("back")).unwrap();
+    fs::copy(gcm.join("from-xts"), xts.join("back")).unwrap();
     fs::create_dir(xts.join("gcm")).unwrap();
     fs::write(xts.join("gcm/file"), bytes(5000)).unwrap();
     mount.unmount();
     let mut now = expected.clone();
     now[expected.iter().position(|len| *len == 17).unwrap()] = 21;
-    now.extend([4097, 512 + 17, 5000 + 4096]);
+    now.extend([4097, 512 + 21, 5000 + 4096]);
     now.sort_unstable();
     assert_eq!(backing_lengths(&volume), now);
     let mount = volume.mount(&[]);
