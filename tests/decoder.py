@@ -12,6 +12,7 @@ Sections are those of docs/format.md.
 import base64, hashlib, hmac, json, os, re, stat, struct, sys
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -79,7 +80,7 @@ def open_blob(keys, blob, context):
 
 # --- 4. Envelopes
 
-KINDS = {1: "file-gcm", 2: "file-xts", 3: "directory"}
+KINDS = {1: "file-gcm", 2: "file-xts", 3: "directory", 4: "directory-xts"}
 
 
 def parse_envelope(envelope):
@@ -109,6 +110,35 @@ def unlock(keys, volume, labels, envelope, parent, fits=lambda key: True):
         except InvalidTag:
             pass
     raise Bad("the envelope does not open in this place")
+
+
+# --- 5a. Content, XTS suite
+
+def open_tail(key, number, tail):
+    bits = 4 * len(tail)
+    aes = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    value, mask = int.from_bytes(tail, "little"), (1 << bits) - 1
+    left, right = value & mask, value >> bits
+    for i in reversed(range(32)):
+        block = left.to_bytes(8, "little") + number.to_bytes(6, "little") + bytes([bits, i])
+        out = int.from_bytes(aes.update(block)[:8], "little") & mask
+        left, right = right ^ out, left
+    return (left | right << bits).to_bytes(len(tail), "little")
+
+
+def open_xts(key, data):
+    plain = b""
+    for start in range(0, len(data), 4096):
+        unit, (scope, number) = data[start:start + 4096], divmod(start // 4096, 1 << 28)
+        context = struct.pack("<Q", scope)
+        if unit == bytes(4096):
+            plain += unit
+        elif len(unit) < 16:
+            plain += open_tail(expand(key, "xtt", context), number, unit)
+        else:
+            xts = modes.XTS(number.to_bytes(16, "little"))
+            plain += Cipher(algorithms.AES(expand(key, "xts", context, 64)), xts).decryptor().update(unit)
+    return plain
 
 
 # --- 5. Content, GCM suite
@@ -269,7 +299,7 @@ def header_hash(header):
 
 
 def unlock_header(keys, header):
-    need(header["format"] == 1 and not header["features"]["incompat"], "not a volume of format 1")
+    need(header["format"] == 1 and header["features"]["incompat"] in ([], ["xts"]), "not a volume of format 1")
     context = {"kmsfs:volume": header["uuid"], "kmsfs:kind": "volume", "kmsfs:header": header_hash(header)}
     return open_blob(keys, unb64(header["volume_key"]), {**context, **header["context"]})
 
@@ -294,7 +324,9 @@ class Tree:
     def unlock(self, path, parent, fits=lambda key: True):
         envelope = self.envelope(path)
         need(envelope, f"{path}: no envelope")
-        return unlock(self.keys, self.header["uuid"], self.header["context"], envelope, parent, fits)
+        kind, key = unlock(self.keys, self.header["uuid"], self.header["context"], envelope, parent, fits)
+        need(not kind.endswith("xts") or "xts" in self.header["features"]["incompat"], "XTS in a volume that says to have none")
+        return kind, key
 
     def side(self, path):
         """the sealed form of a long name"""
@@ -308,7 +340,7 @@ class Tree:
         """yields plain path, type, content, extended attributes"""
         path = path or self.root
         kind, key = self.unlock(path, parent)
-        need(kind == "directory", "a directory with the envelope of a file")
+        need(kind in ("directory", "directory-xts"), "a directory with the envelope of a file")
         yield plain or b".", "directory", None, self.xattrs(path, key)
         names, own_id = Names(key, self.header["names"]), expand(key, "did", n=16)
         for stored in sorted(os.listdir(path)):
@@ -332,11 +364,13 @@ class Tree:
         data = read(path)
         if not data and not self.envelope(path):
             return b"", {}
-        # Of two keys in a sidecar the commitment tells the right one.
-        fits = lambda key: not data or hmac.compare_digest(data[80:112], expand(key, "com"))
+        # Of two keys in a sidecar the commitment tells the right one. No volume with sidecars has XTS files.
+        has_page = self.header["placement"] == "sidecar" and data
+        fits = lambda key: not has_page or hmac.compare_digest(data[80:112], expand(key, "com"))
         kind, key = self.unlock(path, parent, fits)
-        need(kind == "file-gcm", f"{path}: this reader knows the GCM suite only")
-        return open_file(key, data), self.xattrs(path, key)
+        need(kind.startswith("file-"), f"{path}: a file with the envelope of a directory")
+        content = open_file(key, data) if kind == "file-gcm" else open_xts(key, data)
+        return content, self.xattrs(path, key)
 
 
 def read(path):
@@ -413,6 +447,8 @@ def check(vectors):
         except (Bad, InvalidTag):
             content = None
         need(content == (None if v["content"] is None else unpack(v["content"])), v["name"])
+    for v in vectors.get("xts_file", []):
+        need(open_xts(h(v["data_key"]), h(v["backing"])) == h(v["content"]), v["name"])
     for v in vectors.get("header", []):
         need(header_hash(v["header"]) == v["hash"], v["name"])
         need(unlock_header(keys, v["header"]) == h(v["volume_key"]), v["name"])

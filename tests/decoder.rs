@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use data_encoding::HEXLOWER;
+use kmsfs::content::{Durability, XtsContent};
 use kmsfs::crypto::{DataKey, Suite, derive, random};
 use kmsfs::envelope::{
     Binder, Envelope, EnvelopeStore, Envelopes, Kind, LINKS_DIR, NameForm, NewVolume, Object, Place, Placement, Sealer,
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 
 #[path = "../src/envelope/tests/fake.rs"]
 mod fake;
+mod memory;
 use fake::{CALLER, FakeKms};
 
 fn decoder(arguments: &[&Path]) -> Output {
@@ -104,6 +106,17 @@ impl Maker<'_> {
         Self { path, key, ..*self }
     }
 
+    /// A file under the XTS suite.
+    fn xts_file(&self, name: &str, content: &[u8]) {
+        let (key, envelope) = self.create(Kind::FileXts);
+        let memory = std::sync::Arc::<memory::Memory>::default();
+        XtsContent::create(memory.clone(), key, Durability::Atomic).unwrap().write(0, content).unwrap();
+        let path = self.stored(name);
+        fs::write(&path, &*memory.0.lock().unwrap()).unwrap();
+        let file = File::open(path).unwrap();
+        self.envelopes().create(Object::File { fd: file.as_fd(), at: None }, &envelope.encode()).unwrap();
+    }
+
     fn symlink(&self, name: &str, target: &str) {
         let text = match Symlinks::new(&self.volume.key).seal(target.as_bytes()).unwrap() {
             SealedLink::Short(text) => text,
@@ -144,7 +157,10 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding, placement: Placement)
     let root = dir.path().join("tree");
     fs::create_dir(&root).unwrap();
     let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
-    let new = NewVolume { key: &KeyId("cmk-3".into()), suite: Suite::Gcm4k, placement, names: form, labels: &labels };
+    // No volume with sidecars has XTS files.
+    let has_xts = placement == Placement::Xattr;
+    let suite = if has_xts { Suite::Xts4k } else { Suite::Gcm4k };
+    let new = NewVolume { key: &KeyId("cmk-3".into()), suite, placement, names: form, labels: &labels };
     let volume = create_volume(&root, &kms, &CALLER, &new).unwrap();
     let binder = Binder::new(&volume.header);
     let sealer = Sealer { binder: &binder, kms: &kms, caller: &CALLER };
@@ -165,6 +181,9 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding, placement: Placement)
         let (_, other) = sub.create(Kind::FileGcm);
         sub.file("first of two", b"1", |envelope| envelope.or(&other).unwrap());
         sub.file("second of two", b"2", |envelope| other.or(&envelope).unwrap());
+    }
+    if has_xts {
+        top.xts_file("xts", &[b'y'; 4096 + 5]);
     }
     let target = "t".repeat(4000);
     sub.symlink("short link", "../plain.txt");
@@ -193,6 +212,10 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding, placement: Placement)
     ];
     if placement == Placement::Sidecar {
         expected.extend([file_line("d/first of two", b"1"), file_line("d/second of two", b"2")]);
+    }
+    if has_xts {
+        let sha256 = HEXLOWER.encode(&derive::sha256(&[b'y'; 4101]));
+        expected.push(json!({"path": "xts", "type": "file", "size": 4101, "sha256": sha256}));
     }
     for lines in [&mut found, &mut expected] {
         lines.sort_by_key(|line| line["path"].to_string());

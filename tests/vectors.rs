@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test should panic, in its helpers too")]
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use data_encoding::HEXLOWER;
+use kmsfs::content::{Durability, XtsContent};
 use kmsfs::crypto::aead::{DefaultGcm, Gcm, PortableGcm, default_hkdf_expand, portable_hkdf_expand};
 use kmsfs::crypto::siv::SivKey;
 use kmsfs::crypto::{DataKey, Secret, derive};
@@ -13,6 +15,9 @@ use kmsfs::kms::EncryptionContext;
 use kmsfs::names::{Decoded, DirNames, EncodedName, NameEncoding, Symlinks, Xattrs, plain_len};
 use proptest::prelude::*;
 use serde_json::Value;
+
+mod memory;
+use memory::Memory;
 
 const PRIMITIVES: &str = include_str!("vectors/primitives.json");
 const FORMAT: &str = include_str!("vectors/format1.json");
@@ -309,5 +314,24 @@ fn xattrs() {
         assert_eq!(xattrs.encode_name(&name).unwrap(), text(&row, "stored_name"));
         assert_eq!(xattrs.decode_name(text(&row, "stored_name").as_bytes()), Some(name.clone()));
         assert_eq!(xattrs.open_value(&name, &bytes(&row, "stored_value")).unwrap(), bytes(&row, "value"));
+    }
+}
+
+#[test]
+fn files_under_the_xts_suite() {
+    for row in group(FORMAT, "xts_file") {
+        let (backing, content) = (bytes(&row, "backing"), bytes(&row, "content"));
+        let memory = Arc::new(Memory(Mutex::new(backing.clone())));
+        let opened = XtsContent::open(memory, data_key(&row, "data_key"), Durability::Atomic).unwrap();
+        let mut found = vec![0; content.len()];
+        assert_eq!(opened.read(0, &mut found).unwrap(), content.len());
+        assert!(found == content, "{}", text(&row, "name"));
+        // The other way round, but for holes: what is written is no hole.
+        if !backing.starts_with(&[0; 4096]) {
+            let memory = Arc::<Memory>::default();
+            let made = XtsContent::create(memory.clone(), data_key(&row, "data_key"), Durability::Atomic).unwrap();
+            made.write(0, &content).unwrap();
+            assert!(*memory.0.lock().unwrap() == backing, "{}", text(&row, "name"));
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::crypto::Suite;
 /// The content of one file, for all who have it open. Reads run in parallel, writes one at a time.
 ///
 /// Each operation is that of the same name of [`Content`], for the suite that the file was made with.
+#[expect(clippy::large_enum_variant, reason = "one for each open file, which it stays in")]
 pub enum FileContent<B: BackingFile> {
     /// AES-256-GCM: authenticated blocks behind META pages.
     Gcm(Content<B>),

@@ -7,11 +7,11 @@ import hashlib, json, re, struct, sys
 
 sys.path.insert(0, "..")
 sys.dont_write_bytecode = True
-from decoder import AESGCM, AESSIV, Names, b64, backing_size, canonical, check, expand, header_hash
+from decoder import AESGCM, AESSIV, Names, b64, backing_size, canonical, check, expand, header_hash, open_xts
 
 VOLUME = "0f8fad5b-d9cb-469f-a165-70867728950e"
 LABELS = {"team": "blue", "\u00e9t\u00e9": "\U0001f600"}
-KINDS = {"file-gcm": 1, "file-xts": 2, "directory": 3}
+KINDS = {"file-gcm": 1, "file-xts": 2, "directory": 3, "directory-xts": 4}
 
 
 def fixed(label, n):
@@ -232,7 +232,7 @@ def headers():
 def derivations():
     group = struct.pack("<Q", 3) + SALT
     rows = [(FILE_KEY, "com", b"", 32), (FILE_KEY, "grp", group, 64), (FILE_KEY, "xat", b"", 64), (FILE_KEY, "xav", b"", 32),
-            (FILE_KEY, "xts", struct.pack("<Q", 3), 64), (DIR_KEY, "did", b"", 16), (DIR_KEY, "nam", b"", 64), (DIR_KEY, "lng", b"", 32),
+            (FILE_KEY, "xts", struct.pack("<Q", 3), 64), (FILE_KEY, "fid", b"", 16), (DIR_KEY, "did", b"", 16), (DIR_KEY, "nam", b"", 64), (DIR_KEY, "lng", b"", 32),
             (VOLUME_KEY, "lnk", b"", 32), (MATERIAL[1, 1], "wrap", bytes(44), 32), (MATERIAL[1, 1], "slot", SALT, 64),
             (MATERIAL[1, 1], "store", b"", 32), (MATERIAL[1, 1], "bundle", b"", 32)]
     for parent, label, context, n in rows:
@@ -242,6 +242,17 @@ def derivations():
 def contexts():
     for pairs in ({}, {"a": "bc"}, {"ab": "c"}, {"b": "", "a": "1"}, place("file-gcm", DIR_ID)):
         yield {"pairs": pairs, "canonical": canonical(pairs).hex()}
+
+
+def xts_files():
+    """Any bytes are the ciphertext of something."""
+    for length in (*range(1, 18), 31, 32, 33, 4095, 4096, 4097, 4111, 4112, 4113):
+        backing = fixed(f"xts {length}", length)
+        yield {"name": f"{length} bytes", "data_key": FILE_KEY.hex(), "backing": backing.hex(),
+               "content": open_xts(FILE_KEY, backing).hex()}
+    holes = bytes(4096) + fixed("xts behind a hole", 4096) + bytes(5)
+    yield {"name": "a hole, data, zeros that are no hole", "data_key": FILE_KEY.hex(), "backing": holes.hex(),
+           "content": open_xts(FILE_KEY, holes).hex()}
 
 
 vectors = {
@@ -257,6 +268,7 @@ vectors = {
     "xattr": list(xattrs()),
     "header": list(headers()),
     "file": list(files()),
+    "xts_file": list(xts_files()),
 }
 check(vectors)
 with open("format1.json", "w", encoding="ascii") as out:

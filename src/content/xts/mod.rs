@@ -125,7 +125,7 @@ impl<B: BackingFile> XtsContent<B> {
         if out.is_empty() {
             return Ok(0);
         }
-        if at % BLOCK == 0 && (end % BLOCK == 0 || end == state.size) {
+        if at.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || end == state.size) {
             self.read_sealed(state, at, out)?;
             self.keys.open(at / BLOCK, out)?;
             return Ok(len);

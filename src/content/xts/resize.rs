@@ -88,7 +88,7 @@ impl<B: BackingFile> XtsContent<B> {
 
     fn grow(&self, state: &mut State, size: u64) -> Result<(), Error> {
         self.fill_up_to(state, size)?;
-        if size > state.size && size % BLOCK == 0 {
+        if size > state.size && size.is_multiple_of(BLOCK) {
             self.backing.set_len(size)?;
             state.size = size;
         }
