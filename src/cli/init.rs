@@ -213,6 +213,10 @@ fn form(args: &Args) -> Result<(Placement, NameForm), Failure> {
             Placement::Sidecar
         }
     };
+    if placement == Placement::Sidecar && Suite::from(args.suite) == Suite::Xts4k {
+        let why = "files under the suite xts need a filesystem with extended attributes, because a key in a file cannot be told from another after a crash";
+        return Err(Failure::new(Code::Usage, dir, why, "leave --suite or --placement out"));
+    }
     Ok((placement, names))
 }
 

@@ -11,7 +11,7 @@ use super::init::{PlacementName, caller};
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
 use super::unlock::{lock_volume, unlock};
-use crate::envelope::{Access, Binder, Envelopes, Kind, Placement, Sealer, VolumeError, VolumeHeader, root_envelope};
+use crate::envelope::{Access, Binder, Envelopes, Placement, Sealer, VolumeError, VolumeHeader, root_envelope};
 use crate::maintain::{self, FailedPath, Migration, Progress};
 use crate::sys;
 
@@ -84,10 +84,9 @@ fn check(header: &VolumeHeader, to: Placement) -> Result<(), Failure> {
         _ if header.is_migrating() => {}
         _ => drop(found(header.placement())?),
     }
-    let is_xts = maintain::has_kind(root, header.placement(), Kind::FileXts);
-    if to == Placement::Sidecar && is_xts.map_err(|error| Failure::io(root, "look through", &error))? {
+    if to == Placement::Sidecar && header.has_xts() {
         let next = "leave its wrapped keys in the attributes";
-        let why = "it has files under the suite xts, whose keys cannot be told apart after a crash";
+        let why = "it may hold files under the suite xts, whose keys cannot be told apart after a crash";
         return Err(Failure::new(Code::Usage, root.display(), why, next));
     }
     Ok(())

@@ -18,10 +18,10 @@ const CUT: &str = ".kmsfs/keys.log.cut";
 const ID_LEN: usize = 16;
 const PREFIX_LEN: usize = ID_LEN + 2;
 
-/// One record: of several for a directory, the last one counts.
+/// One record: of several for a directory, or for a place, the last one counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorRecord {
-    /// The id of the directory.
+    /// The id of the directory; for the key of an XTS file, that of its place.
     pub directory: [u8; ID_LEN],
     /// The encoded mirror of its key.
     pub mirror: Vec<u8>,
@@ -105,14 +105,16 @@ impl KeysLog {
         Ok(latest(Self::read(root)?))
     }
 
-    /// Overwrites every record of a directory with random bytes, durably, and drops them.
+    /// Overwrites records with random bytes, durably, and drops them.
     ///
     /// # Errors
     /// [`VolumeError::Io`].
-    pub fn erase(&self, directory: &[u8; ID_LEN]) -> Result<(), VolumeError> {
+    pub fn erase(&self, doomed: impl Fn(&MirrorRecord) -> bool) -> Result<(), VolumeError> {
+        // What stands under an id that has a later record of another key stays.
+        let mut gone = HashSet::new();
         {
             let _writing = self.file.lock();
-            let overwrite = || -> io::Result<()> {
+            let mut overwrite = || -> io::Result<()> {
                 let mut bytes = fs::read(&self.path)?;
                 let end = split(&bytes).1;
                 let mut at = 0;
@@ -120,8 +122,11 @@ impl KeysLog {
                     // The kind stays, so that the records behind it can still be read.
                     let mirror = at + PREFIX_LEN + 1..at + PREFIX_LEN + record.mirror.len();
                     at = mirror.end;
-                    if record.directory == *directory {
+                    if doomed(&record) {
                         random::fill(&mut bytes[mirror]);
+                        gone.insert(record.directory);
+                    } else {
+                        gone.remove(&record.directory);
                     }
                 }
                 let file = OpenOptions::new().write(true).open(&self.path)?;
@@ -130,7 +135,7 @@ impl KeysLog {
             };
             overwrite().map_err(VolumeError::io(&self.path))?;
         }
-        self.rewrite(|record| Ok::<_, VolumeError>((record.directory != *directory).then_some(record)))
+        self.rewrite(|record| Ok::<_, VolumeError>((!gone.contains(&record.directory)).then_some(record)))
     }
 
     /// Replaces the log by the last record of each directory, each as `renew` returns it, but those for which
@@ -293,7 +298,7 @@ mod tests {
         // A second name of the file shows what was overwritten in place.
         let before = dir.path().join("before");
         fs::hard_link(dir.path().join(KEYS_LOG), &before).unwrap();
-        log.erase(&[1; 16]).unwrap();
+        log.erase(|record| record.directory == [1; 16]).unwrap();
         let overwritten = fs::read(&before).unwrap();
         assert!(
             !overwritten.windows(8).any(|w| w == [7; 8] || w == [9; 8]) && overwritten.windows(8).any(|w| w == [8; 8])

@@ -10,9 +10,7 @@ use std::path::Path;
 
 use crate::crypto::derive::directory_id;
 use crate::crypto::{DataKey, random};
-use crate::envelope::{
-    Envelope, EnvelopeStore, Envelopes, FILE_SIDECAR, KMSFS_DIR, Kind, Object, Place, Placement, Sealer,
-};
+use crate::envelope::{Envelope, EnvelopeStore, Envelopes, FILE_SIDECAR, KMSFS_DIR, Object, Place, Placement, Sealer};
 use crate::fs::{Backing, is_key_of};
 use crate::names::{SIDE, is_internal};
 use crate::sys::dir::{Access, RenameFlags, SetTime};
@@ -71,35 +69,6 @@ pub fn migrate(root: &Path, sealer: &Sealer<'_>, to: Placement, progress: &Progr
         }
     }
     Ok(walk.report)
-}
-
-/// Whether any file of the volume in `root` is of `kind`; by what the envelopes say, which is not authenticated.
-///
-/// # Errors
-/// If a directory cannot be read.
-pub fn has_kind(root: &Path, placement: Placement, kind: Kind) -> io::Result<bool> {
-    let store = Envelopes::new(placement);
-    let mut open = vec![root.to_path_buf()];
-    while let Some(path) = open.pop() {
-        let dir = sys::dir::open_path(&path)?;
-        for (name, found) in entries(&dir)?.into_iter().filter(|(name, _)| !is_internal(name)) {
-            match found {
-                FileKind::Directory => {
-                    open.push(path.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name)));
-                }
-                FileKind::File => {
-                    let Ok(fd) = sys::dir::open(dir.as_fd(), &name, Access::Read) else { continue };
-                    let bytes = store.load(Object::file(fd.as_fd(), dir.as_fd(), &name)).ok().flatten();
-                    if bytes.is_some_and(|bytes| Envelope::parse(&bytes).is_ok_and(|envelope| envelope.kind() == kind))
-                    {
-                        return Ok(true);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(false)
 }
 
 fn entries(dir: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileKind)>> {

@@ -15,7 +15,7 @@ mod rekey;
 mod rewrap;
 mod tree;
 
-pub use migrate::{Migration, has_kind, migrate};
+pub use migrate::{Migration, migrate};
 pub use progress::Progress;
 pub use rekey::{Journal, Rekeyed, rekey};
 pub use rewrap::{FailedPath, Report, Rewrap, Start, rewrap};

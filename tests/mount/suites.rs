@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Volume, skipped_in_plain_mode, words};
+use crate::harness::{Volume, sidecars, skipped_in_plain_mode, words};
 
 /// Lengths around the edges of AES blocks, data units, the inline form and groups.
 const LENGTHS: [usize; 12] = [0, 1, 15, 16, 17, 3584, 3585, 4095, 4096, 4097, 4111, 266_241];
@@ -46,7 +46,7 @@ fn check(dir: &Path) {
 
 #[test]
 fn both_suites_live_in_one_mount_and_files_keep_theirs() {
-    if skipped_in_plain_mode() {
+    if skipped_in_plain_mode() || sidecars() {
         return;
     }
     let volume = Volume::with(&["--suite", "gcm"]);
@@ -106,7 +106,7 @@ fn both_suites_live_in_one_mount_and_files_keep_theirs() {
 
 #[test]
 fn a_rewrap_takes_xts_files_along() {
-    if skipped_in_plain_mode() {
+    if skipped_in_plain_mode() || sidecars() {
         return;
     }
     let volume = Volume::with(&["--suite", "xts"]);
@@ -126,7 +126,7 @@ fn a_rewrap_takes_xts_files_along() {
 
 #[test]
 fn what_xts_leaves_open_is_said() {
-    if skipped_in_plain_mode() {
+    if skipped_in_plain_mode() || sidecars() {
         return;
     }
     let volume = Volume::with(&["--suite", "xts"]);
@@ -142,10 +142,34 @@ fn what_xts_leaves_open_is_said() {
     mount.unmount();
 }
 
+#[test]
+fn shredding_an_xts_file_leaves_no_copy_of_its_key() {
+    if skipped_in_plain_mode() || sidecars() {
+        return;
+    }
+    let volume = Volume::with(&["--suite", "xts"]);
+    let log = volume.backing.join(".kmsfs/keys.log");
+    let mount = volume.mount(&[]);
+    fs::create_dir(mount.at("d")).unwrap();
+    fs::write(mount.at("stays"), bytes(100)).unwrap();
+    let before = fs::metadata(&log).unwrap().len();
+    fs::write(mount.at("secret"), bytes(5000)).unwrap();
+    fs::rename(mount.at("secret"), mount.at("d/moved")).unwrap();
+    assert_eq!(fs::metadata(&log).unwrap().len(), before + 2 * 86, "one record for each place");
+    mount.unmount();
+    let mount = volume.mount(&[]);
+    let done = volume.command().arg("shred").arg("--yes").arg(mount.at("d/moved")).output().unwrap();
+    assert!(done.status.success(), "{}", words(&done));
+    assert!(!mount.at("d/moved").exists());
+    assert_eq!(fs::metadata(&log).unwrap().len(), before, "both records are gone");
+    assert_eq!(fs::read(mount.at("stays")).unwrap(), bytes(100));
+    mount.unmount();
+}
+
 /// A cut is finished, or was not begun, whenever the daemon is killed.
 #[test]
 fn a_killed_daemon_leaves_ends_that_can_be_read() {
-    if skipped_in_plain_mode() {
+    if skipped_in_plain_mode() || sidecars() {
         return;
     }
     let volume = Volume::with(&["--suite", "xts"]);

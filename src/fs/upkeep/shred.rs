@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::content;
 use crate::crypto::derive;
-use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Object};
+use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object};
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::{Error, Result};
@@ -32,7 +32,7 @@ impl EncryptedFs {
         match stat.kind {
             FileKind::File if stat.nlink > 1 => Err(Errno::MLINK.into()),
             FileKind::File => {
-                let shred = || self.shred_file(dir, &encoded, &stat);
+                let shred = || self.shred_file(caller, dir, &encoded, &stat);
                 self.relaxed(dir.fd(), stored(&encoded), 0o600, shred)
             }
             FileKind::Directory => {
@@ -45,16 +45,38 @@ impl EncryptedFs {
         }
     }
 
-    fn shred_file(&self, dir: &Dir, name: &EncodedName, stat: &Stat) -> Result<()> {
+    fn shred_file(&self, caller: &Caller, dir: &Dir, name: &EncodedName, stat: &Stat) -> Result<()> {
         let fd = Arc::new(sys::dir::open(dir.fd(), stored(name), Access::ReadWrite)?);
         let backing = Backing::shared(&fd);
-        if content::read_mirror(&backing)?.is_some() {
-            content::write_mirror(&backing, &[0; content::MIRROR_LEN])?;
-            sys::file::set_times(fd.as_fd(), SetTime::Keep, SetTime::At(stat.mtime))?;
+        let object = Object::file(fd.as_fd(), dir.fd(), stored(name));
+        let envelope = self.envelopes.load(object)?.and_then(|bytes| Envelope::parse(&bytes).ok());
+        match envelope.filter(|envelope| envelope.kind() == Kind::FileXts) {
+            Some(envelope) => self.erase_places(caller, dir, &envelope)?,
+            None if content::read_mirror(&backing)?.is_some() => {
+                content::write_mirror(&backing, &[0; content::MIRROR_LEN])?;
+                sys::file::set_times(fd.as_fd(), SetTime::Keep, SetTime::At(stat.mtime))?;
+            }
+            None => {}
         }
-        let at = Some(Entry { dir: dir.fd(), name: stored(name) });
-        self.envelopes.destroy(Object::File { fd: fd.as_fd(), at })?;
+        self.envelopes.destroy(object)?;
         Ok(sys::file::sync_all(fd.as_fd())?)
+    }
+
+    /// Destroys the mirrors of an XTS file's key, under whatever places they stand.
+    fn erase_places(&self, caller: &Caller, dir: &Dir, envelope: &Envelope) -> Result<()> {
+        let sealer = self.sealer(caller);
+        match sealer.unlock(envelope, dir.place()) {
+            Ok(key) => {
+                let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
+                log.erase(|record| sealer.mirrored(&record.mirror, Kind::FileXts).is_ok_and(|other| other == key))?;
+                Ok(())
+            }
+            Err(EnvelopeError::Kms(error)) => {
+                log::warn!("a shredded file keeps its records in keys.log: {error}");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn shred_directory(&self, caller: &Caller, parent: &Dir, name: &EncodedName) -> Result<()> {
@@ -75,7 +97,8 @@ impl EncryptedFs {
         match self.sealer(caller).unlock(&envelope, parent.place()) {
             Ok(key) => {
                 let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
-                log.erase(&derive::directory_id(&key))?;
+                let id = derive::directory_id(&key);
+                log.erase(|record| record.directory == id)?;
             }
             // Its CMK is gone, and so is what any copy would be good for.
             Err(EnvelopeError::Kms(error)) => log::warn!("a shredded directory keeps its record in keys.log: {error}"),
