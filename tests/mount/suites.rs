@@ -158,7 +158,7 @@ fn shredding_an_xts_file_leaves_no_copy_of_its_key() {
     assert_eq!(fs::metadata(&log).unwrap().len(), before + 2 * 86, "one record for each place");
     mount.unmount();
     let mount = volume.mount(&[]);
-    let done = volume.command().arg("shred").arg("--yes").arg(mount.at("d/moved")).output().unwrap();
+    let done = volume.command().arg("shred").arg(mount.at("d/moved")).output().unwrap();
     assert!(done.status.success(), "{}", words(&done));
     assert!(!mount.at("d/moved").exists());
     assert_eq!(fs::metadata(&log).unwrap().len(), before, "both records are gone");

@@ -82,7 +82,7 @@ fn a_new_volume_opens_with_everything_in_its_place() {
     let binder = Binder::new(&volume.header);
     let sealer = Sealer { binder: &binder, kms: &kms, caller: &CALLER };
     let envelope = root_envelope(root, &XattrStore::default()).unwrap();
-    assert_eq!(envelope.kind(), Kind::Directory);
+    assert_eq!(envelope.kind(), Kind::DirectoryXts);
     let key = sealer.unlock(&envelope, Place::ROOT).unwrap();
     let records = KeysLog::read(root).unwrap();
     assert_eq!(records.len(), 1);
