@@ -87,7 +87,7 @@ fn a_new_volume_opens_with_everything_in_its_place() {
     let records = KeysLog::read(root).unwrap();
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].directory, directory_id(&key));
-    assert_eq!(sealer.restore(&records[0].mirror, Kind::Directory, Place::ROOT).unwrap().0, key);
+    assert_eq!(sealer.restore(&records[0].mirror, Kind::DirectoryXts, Place::ROOT).unwrap().0, key);
     lock(root, Access::Write).unwrap();
 }
 
