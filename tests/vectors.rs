@@ -164,6 +164,7 @@ fn derivations() {
             "xat" => siv(derive::xattr_name_key(&parent)),
             "xav" => same_gcm(&derive::xattr_value_key(&parent), &key),
             "xts" => derive::xts_keys(&parent, number()).expose()[..] == key,
+            "fid" => derive::file_id(&parent)[..] == key,
             "did" => derive::directory_id(&parent)[..] == key,
             "nam" => siv(derive::name_key(&parent)),
             "lng" => derive::long_name_key(&parent).expose()[..] == key,
