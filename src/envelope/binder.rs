@@ -283,7 +283,7 @@ impl Sealer<'_> {
     /// [`EnvelopeError::Malformed`] if `mirror` is none for this kind; [`EnvelopeError::Kms`].
     pub fn mirrored(&self, mirror: &[u8], kind: Kind) -> Result<DataKey, EnvelopeError> {
         let mirror = parse_mirror(mirror, kind)?;
-        Ok(self.kms.decrypt(self.caller, &mirror.blob.0, self.binder.mirror_context(kind))?)
+        Ok(self.kms.decrypt(self.caller, &mirror.blob.0, self.binder.mirror_context(mirror.kind))?)
     }
 
     /// The data key and an envelope again, out of a mirror, for an object of this kind at `place`.
@@ -293,6 +293,7 @@ impl Sealer<'_> {
     /// [`EnvelopeError::Malformed`] if `mirror` is none for this kind; [`EnvelopeError::Kms`].
     pub fn restore(&self, mirror: &[u8], kind: Kind, place: Place) -> Result<(DataKey, Envelope), EnvelopeError> {
         let mirror = parse_mirror(mirror, kind)?;
+        let kind = mirror.kind;
         let from = self.binder.mirror_context(kind);
         let data_key = self.kms.decrypt(self.caller, &mirror.blob.0, from)?;
         let to = self.binder.context(kind, place);
@@ -343,7 +344,9 @@ impl Sealer<'_> {
 
 fn parse_mirror(mirror: &[u8], kind: Kind) -> Result<Envelope, MalformedEnvelope> {
     let mirror = Envelope::parse(mirror)?;
-    let fits = mirror.kind == kind && !mirror.linked && !mirror.is_moving();
+    // A directory may have been given another suite to give on since.
+    let same = mirror.kind == kind || mirror.kind.is_directory() && kind.is_directory();
+    let fits = same && !mirror.linked && !mirror.is_moving();
     if fits { Ok(mirror) } else { Err(MalformedEnvelope) }
 }
 

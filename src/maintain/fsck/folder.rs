@@ -21,6 +21,7 @@ const KNOWN: &[&str] = &[
     "keys.log",
     "keys.log.cut",
     "links",
+    "tails",
     "lock",
 ];
 /// What an interrupted replacement of the copy of the keys left.

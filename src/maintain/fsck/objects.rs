@@ -50,6 +50,14 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The id of the place where it is, under which `keys.log` has the key of an XTS file.
+    pub(super) fn place_id(&self) -> Option<[u8; 16]> {
+        match self.place {
+            Place::In(directory) => Some(derive::place_id(&directory, self.name())),
+            Place::Linked => None,
+        }
+    }
+
     /// The name to reach it by.
     pub(super) fn name(&self) -> &[u8] {
         if self.node.stored.is_empty() { b"." } else { &self.node.stored }
@@ -104,7 +112,7 @@ impl Fsck<'_> {
         let Ok(envelope) = Envelope::parse(&stored) else {
             return Err(Closed::new(Problem::EnvelopeMalformed, "", Some(stored)));
         };
-        if envelope.kind() != kind {
+        if envelope.kind().is_directory() != kind.is_directory() {
             let detail = format!("it says {}", envelope.kind().name());
             return Err(Closed::new(Problem::EnvelopeKind, detail, Some(stored)));
         }
@@ -151,7 +159,7 @@ impl Fsck<'_> {
         };
         add(&self.counts.directories, 1);
         self.records.claim(&derive::directory_id(&key));
-        self.check_record(object, &key, &envelope);
+        self.check_record(object, &key, &envelope, &derive::directory_id(&key));
         self.finish_move(object, fd.as_fd(), moving.as_deref(), &envelope);
         self.xattrs(object, fd.as_fd(), Some(&key));
         let cmk = self.site.kms.origin(&envelope.blob().0).map_or_else(|_| object.cmk.clone(), |origin| origin.key);
@@ -167,7 +175,9 @@ impl Fsck<'_> {
             Err(error) => return self.unreadable(&object.node, error),
         };
         let unlocked = match self.unlock(object, backing.0.as_fd(), Kind::FileGcm) {
-            Ok(Unlocked { key, envelope, moving }) if self.is_other_content(&backing, &key) => {
+            Ok(Unlocked { key, envelope, moving })
+                if envelope.kind() == Kind::FileGcm && self.is_other_content(&backing, &key) =>
+            {
                 let stored = moving.unwrap_or_else(|| envelope.encode());
                 let detail = "it opens, but the content has another key: one of them is another file's";
                 let closed = Closed::new(Problem::EnvelopeMoved, detail, Some(stored));
@@ -181,6 +191,9 @@ impl Fsck<'_> {
         };
         let Some(unlocked) = unlocked else { return };
         self.finish_move(object, backing.0.as_fd(), unlocked.moving.as_deref(), &unlocked.envelope);
+        if let (Kind::FileXts, Some(id)) = (unlocked.envelope.kind(), object.place_id()) {
+            self.check_record(object, &unlocked.key, &unlocked.envelope, &id);
+        }
         // What several names lead to is looked at once; that it opens under each was seen above.
         if object.stat.nlink > 1 && !self.seen.lock().insert(object.stat.ino) {
             return;

@@ -68,13 +68,22 @@ impl Fsck<'_> {
         let is_shared = object.stat.nlink > 1 && self.site.envelopes.sidecars().is_none();
         let place = if is_shared { Place::Linked } else { object.place };
         let sealer = self.site.sealer();
-        let restored = mirror.and_then(|mirror| sealer.restore(&mirror, Kind::FileGcm, place).ok());
+        let restored = match mirror {
+            Some(mirror) => sealer.restore(&mirror, Kind::FileGcm, place).ok(),
+            // Nothing in an XTS file shows whose it is: what keys.log says of its place is believed.
+            None => {
+                let record = object.place_id().and_then(|id| self.records.of(&id));
+                record.and_then(|record| sealer.restore(&record.mirror, Kind::FileXts, place).ok())
+            }
+        };
         let Some((key, envelope)) = restored else {
             self.report(closed.problem, &object.node, &hint("and no mirror that opens"));
             return None;
         };
         let again = sealer.unlock(&envelope, object.place).ok()?;
-        if let Some(detail) = fits(backing, key) {
+        if envelope.kind() == Kind::FileGcm
+            && let Some(detail) = fits(backing, key)
+        {
             self.report(closed.problem, &object.node, &detail);
             return None;
         }
@@ -255,22 +264,21 @@ impl Fsck<'_> {
         }
     }
 
-    /// Whether keys.log has the mirror of a directory's key; a repair appends it.
-    pub(super) fn check_record(&self, object: &Object<'_>, key: &DataKey, envelope: &Envelope) {
+    /// Whether keys.log has the mirror of a key, of a directory or of an XTS file, under `id`; a repair appends it.
+    pub(super) fn check_record(&self, object: &Object<'_>, key: &DataKey, envelope: &Envelope, id: &[u8; 16]) {
         let sealer = self.site.sealer();
-        let id = derive::directory_id(key);
-        let problem = match self.records.of(&id) {
+        let problem = match self.records.of(id) {
             // Made in this run, or by another thread of it.
-            None if self.records.is_new(&id) => return,
+            None if self.records.is_new(id) => return,
             None => Problem::RecordMissing,
-            Some(record) => match sealer.mirrored(&record.mirror, Kind::Directory) {
+            Some(record) => match sealer.mirrored(&record.mirror, envelope.kind()) {
                 Ok(mirrored) if mirrored == *key => return,
                 _ => Problem::RecordWrong,
             },
         };
         let done = self.options.repair.then(|| {
             let mirror = sealer.mirror(envelope, object.place).ok()?;
-            self.mend(&object.node, "it was appended".to_owned(), || self.append_record(&id, &mirror))
+            self.mend(&object.node, "it was appended".to_owned(), || self.append_record(id, &mirror))
         });
         match done.flatten() {
             Some(done) => self.mended(problem, &object.node, "", done),
