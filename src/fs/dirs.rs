@@ -285,7 +285,7 @@ impl EncryptedFs {
             Ok((fd, envelope))
         };
         let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
-        if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino {
+        if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino && self.keeps_numbers {
             return Err(Errno::STALE.into());
         }
         let (key, gift) = self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;

@@ -102,6 +102,8 @@ pub struct EncryptedFs {
     root: OwnedFd,
     /// Device and inode of the backing tree's root.
     root_id: (u64, u64),
+    /// Whether the backing store keeps inode numbers: else a directory that was closed meanwhile is known by its place.
+    keeps_numbers: bool,
     kms: Arc<dyn Kms>,
     binder: Binder,
     envelopes: Envelopes,
@@ -139,6 +141,7 @@ impl EncryptedFs {
         let tails = Arc::new(tails);
         let fs = Arc::new(Self {
             root_id: (stat.dev, stat.ino),
+            keeps_numbers: sys::stat::keeps_inode_numbers(&root)?,
             kms,
             binder: Binder::new(&volume.header),
             envelopes: Envelopes::new(volume.header.placement()),

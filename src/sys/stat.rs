@@ -142,6 +142,15 @@ pub fn at<Fd: AsFd>(dir: Fd, name: &[u8]) -> Result<Stat> {
     statx(dir, name, AtFlags::empty())
 }
 
+/// Filesystems that make inode numbers up whenever they load an object: FAT, exFAT, and what FUSE serves from paths.
+const FLEETING: [u32; 3] = [0x4d44, 0x2011_bab0, 0x6573_5546];
+
+/// Whether the filesystem that `fd` lies on keeps the inode number of an object that nobody has open.
+pub fn keeps_inode_numbers<Fd: AsFd>(fd: Fd) -> Result<bool> {
+    // The type has another width and sign on each machine.
+    Ok(!FLEETING.contains(&(rustix::fs::fstatfs(fd)?.f_type as u32)))
+}
+
 /// Free space and limits of the filesystem that `fd` lies on.
 pub fn filesystem<Fd: AsFd>(fd: Fd) -> Result<StatVfs> {
     rustix::fs::fstatvfs(fd)

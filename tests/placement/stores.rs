@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
 
 use crate::harness::{Volume, detach, skipped_in_plain_mode, words};
@@ -194,12 +195,19 @@ fn a_big_tree_is_found_again_after_the_store_forgot_it() {
         mkdir(&mount.at(format!("d{number}")));
         write(&mount.at(format!("d{number}/f")), pattern(number, 0, 50));
     }
+    let held = fs::File::open(mount.at("d3")).expect("open a directory");
     for _ in 0..3 {
         fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
         for number in 0..DIRS {
             assert!(read(&mount.at(format!("d{number}/f"))) == pattern(number, 0, 50), "d{number}");
         }
+        fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
+        // Through a directory that someone holds, too.
+        let flags = OFlags::CREATE | OFlags::RDWR;
+        rustix::fs::openat(&held, "f", OFlags::RDONLY, Mode::empty()).expect("open below a held directory");
+        rustix::fs::openat(&held, "another", flags, Mode::from_raw_mode(0o644)).expect("make below a held directory");
     }
+    drop(held);
     mount.unmount();
 }
 
