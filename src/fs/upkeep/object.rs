@@ -73,10 +73,13 @@ impl EncryptedFs {
             let done = self.step(caller, &dir, entry, wrap);
             // A name costs a system call if it is long: only those that are told are read.
             if is_dir || done.is_err() {
-                let plain = Name(dir.decode(&entry.name).unwrap_or_default());
-                let reason = done.as_ref().err().map(ToString::to_string);
+                let decoded = dir.decode(&entry.name);
+                // What lies below a directory without a name cannot be visited.
+                let can_be_visited = is_dir && decoded.is_ok();
+                let reason = done.as_ref().err().or(decoded.as_ref().err().filter(|_| is_dir)).map(ToString::to_string);
+                let plain = Name(decoded.unwrap_or_else(|_| entry.name.clone()));
                 bytes += plain.0.len() + reason.as_ref().map_or(0, String::len);
-                if is_dir && !plain.0.is_empty() {
+                if can_be_visited {
                     page.directories.push(plain.clone());
                 }
                 page.failed.extend(reason.map(|reason| Failed { name: plain, reason }));
@@ -105,9 +108,11 @@ impl EncryptedFs {
             if entry.name == b"." || entry.name == b".." || names::is_internal(entry.name) {
                 return true;
             }
-            let stat_kind = || sys::stat::at(dir.fd(), entry.name).map(|stat| stat.kind).unwrap_or(FileKind::Fifo);
-            let kind = entry.kind.unwrap_or_else(stat_kind);
-            found.push(Found { name: entry.name.to_vec(), ino: Ino(entry.ino), kind, next: entry.next });
+            // Not the number that the listing has: not every store tells the same there.
+            if let Ok(stat) = sys::stat::at(dir.fd(), entry.name) {
+                let ino = self.ino_of(&stat).unwrap_or(Ino(stat.ino));
+                found.push(Found { name: entry.name.to_vec(), ino, kind: stat.kind, next: entry.next });
+            }
             found.len() < limit.max(1) as usize
         })?;
         Ok(found)
