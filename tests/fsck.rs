@@ -31,3 +31,5 @@ mod repairs;
 mod restores;
 #[path = "fsck/scene.rs"]
 mod scene;
+#[path = "fsck/suites.rs"]
+mod suites;

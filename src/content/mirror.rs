@@ -12,12 +12,24 @@ use super::{BackingFile, Error};
 /// # Errors
 /// Of reading.
 pub fn read_mirror(backing: &impl BackingFile) -> io::Result<Option<[u8; MIRROR_LEN]>> {
+    Ok(read_head(backing)?.filter(|mirror| *mirror != [0; MIRROR_LEN]))
+}
+
+/// The bytes where a mirror lies, if there is a META page 0.
+fn read_head(backing: &impl BackingFile) -> io::Result<Option<[u8; MIRROR_LEN]>> {
     let mut head = [0; MIRROR_AT + MIRROR_LEN];
     if backing.read_at(&mut head, CipherOffset(0))? < head.len() || !is_page(&head) {
         return Ok(None);
     }
-    let mirror: [u8; MIRROR_LEN] = head[MIRROR_AT..].try_into().expect("the head ends with the mirror");
-    Ok((mirror != [0; MIRROR_LEN]).then_some(mirror))
+    Ok(Some(head[MIRROR_AT..].try_into().expect("the head ends with the mirror")))
+}
+
+/// Whether there is a META page 0 without a mirror.
+///
+/// # Errors
+/// Of reading.
+pub fn lacks_mirror(backing: &impl BackingFile) -> io::Result<bool> {
+    Ok(read_head(backing)?.is_some_and(|mirror| mirror == [0; MIRROR_LEN]))
 }
 
 /// Puts a mirror into the META page 0 that is there. No tag covers it.
@@ -32,6 +44,11 @@ impl<B: BackingFile> Content<B> {
     /// The mirror that every page 0 gets from now on, if any.
     pub fn mirror(&self) -> Option<[u8; MIRROR_LEN]> {
         self.mirror.lock().filter(|mirror| *mirror != [0; MIRROR_LEN])
+    }
+
+    /// Whether a page 0 that is written now would have no mirror.
+    pub fn lacks_mirror(&self) -> bool {
+        self.mirror.lock().is_none_or(|mirror| mirror == [0; MIRROR_LEN])
     }
 
     /// Replaces the mirror, in the backing file too if that has a page 0.

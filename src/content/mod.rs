@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use file::{Content, ContentKey, ContentState};
 pub use geometry::{CipherOffset, INLINE_MAX, MAX_SIZE, backing_len, plain_size};
 pub use meta::MIRROR_LEN;
-pub use mirror::{read_mirror, write_mirror};
+pub use mirror::{lacks_mirror, read_mirror, write_mirror};
 pub use owner::is_sealed_under;
 pub use suite::FileContent;
 pub use verify::Verified;

@@ -78,6 +78,14 @@ impl<B: BackingFile> FileContent<B> {
         }
     }
 
+    /// Whether there is such a place, and no mirror is in it.
+    pub fn lacks_mirror(&self) -> bool {
+        match self {
+            Self::Gcm(content) => content.lacks_mirror(),
+            Self::Xts(_) => false,
+        }
+    }
+
     /// Replaces that mirror.
     ///
     /// # Errors

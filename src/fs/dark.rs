@@ -193,8 +193,7 @@ impl EncryptedFs {
         // What was open before has an envelope, which was loaded above if it was not known.
         let suite = envelope.as_ref().map_or(Suite::Gcm4k, |known| known.kind().suite());
         let content = self.open_content(file, key, suite)?;
-        let lacks_mirror = content.mirror().is_some_and(|mirror| mirror.iter().all(|byte| *byte == 0));
-        if lacks_mirror
+        if content.lacks_mirror()
             && file.backing.is_writable()
             && let Some(known) = &*envelope
             && let Ok(mirror) = self.sealer(caller).mirror(known, place)?.try_into()

@@ -29,7 +29,12 @@ pub struct Victim {
 impl Victim {
     /// Makes a volume, lets `fill` fill the mount, unmounts.
     pub fn new(fill: impl FnOnce(&Path)) -> Victim {
-        let volume = Volume::new();
+        Victim::with(&[], fill)
+    }
+
+    /// The same, `init` with more arguments.
+    pub fn with(arguments: &[&str], fill: impl FnOnce(&Path)) -> Victim {
+        let volume = Volume::with(arguments);
         let mount = volume.mount(&[]);
         fill(mount.dir());
         let inodes = tree(mount.dir()).into_iter().map(|path| {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Volume, setting, sidecars, words};
+use crate::harness::{Volume, setting, sidecars, words, xts};
 use crate::ops::pattern;
 use crate::raw::NOBODY;
 use crate::tree::{self, DEFAULT, done, json, refused, versions};
@@ -54,6 +54,46 @@ fn a_rewrap_moves_every_envelope_and_mirror_and_changes_nothing_else() {
         let mount = volume.mount(&[]);
         assert!(tree::contents(mount.dir()) == plain, "all is there under the new version alone");
     }
+}
+
+/// A new file that was saved while its key was disabled got none.
+#[test]
+fn a_rewrap_makes_mirrors_that_are_missing() {
+    if xts() {
+        return;
+    }
+    const MIRROR: std::ops::Range<usize> = 152..220;
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    let sizes = [1, 3584, 3585, 700_000];
+    sizes.iter().for_each(|size| fs::write(mount.at(size.to_string()), pattern(1, 0, *size)).expect("write"));
+    mount.unmount();
+    let before = tree::stored(&volume.backing);
+    for path in before.keys() {
+        let mut bytes = fs::read(path).expect("stored");
+        bytes[MIRROR].fill(0);
+        let mut file = File::options().write(true).open(path).expect("open");
+        file.write_all(&bytes).expect("write");
+        file.set_times(fs::FileTimes::new().set_modified(path.metadata().expect("stat").modified().expect("mtime")))
+            .expect("times");
+    }
+    let stripped = tree::stored(&volume.backing);
+    let mount = volume.mount(&[]);
+    // With its page 0 in memory.
+    let mut open = File::options().read(true).write(true).open(mount.at("3585")).expect("open");
+    open.read_exact(&mut [0; 100]).expect("read");
+    assert_eq!(json(&volume, &["rewrap", path(mount.dir()), "--dry-run"])["rewrapped"], 4);
+    let report = json(&volume, &["rewrap", path(mount.dir())]);
+    assert_eq!((&report["rewrapped"], &report["failed"]), (&4.into(), &0.into()), "{report}");
+    assert_eq!(json(&volume, &["rewrap", path(mount.dir())])["rewrapped"], 0);
+    drop(open);
+    mount.unmount();
+    for path in before.keys() {
+        assert_ne!(fs::read(path).expect("stored")[MIRROR], [0; 68], "{}", path.display());
+    }
+    assert!(tree::stored(&volume.backing) == stripped, "nothing else changed");
+    let checked = volume.run(&[Path::new("fsck"), &volume.backing]);
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("0 errors, 0 warnings"), "{}", words(&checked));
 }
 
 #[test]

@@ -226,9 +226,11 @@ impl EncryptedFs {
         let is_alone = envelope.encode() == old && !envelope.is_moving();
         let envelope_is_current = is_alone && is_current(&envelope.blob().0)?;
         let mirror = if kind == Kind::FileGcm { self.mirror_of(object)? } else { None };
+        // A new file that was saved while its CMK was disabled got none.
+        let lacks_mirror = kind == Kind::FileGcm && mirror.is_none() && self.lacks_mirror(object, &envelope)?;
         let mirror_is_current = match &mirror {
             Some(mirror) => Envelope::parse(mirror).is_ok_and(|m| is_current(&m.blob().0).is_ok_and(|is| is)),
-            None => true,
+            None => !lacks_mirror,
         };
         let was_current = envelope_is_current && mirror_is_current;
         let mut origins = vec![self.origin_of(&envelope)?];
@@ -251,7 +253,7 @@ impl EncryptedFs {
             new
         };
         origins = vec![self.origin_of(&envelope)?];
-        if mirror.is_some() {
+        if mirror.is_some() || lacks_mirror {
             let new = sealer.mirror(&envelope, object.place)?;
             if let Ok(new) = <[u8; MIRROR_LEN]>::try_from(&new[..]) {
                 self.store_mirror(object, &new)?;
@@ -300,6 +302,16 @@ impl EncryptedFs {
             Some(content) => Ok(content.mirror()),
             None => Ok(content::read_mirror(&Backing::shared(&object.fd))?),
         }
+    }
+
+    /// Whether there is such a page, and no mirror in it, although one of this KMS has room there.
+    fn lacks_mirror(&self, object: &Object<'_>, envelope: &Envelope) -> Result<bool> {
+        let has_room = 1 + envelope.blob().0.len() == MIRROR_LEN;
+        let lacks = || match object.open.and_then(|file| file.content()) {
+            Some(content) => Ok(content.size() > 0 && content.lacks_mirror()),
+            None => content::lacks_mirror(&Backing::shared(&object.fd)),
+        };
+        Ok(has_room && lacks()?)
     }
 
     fn store_mirror(&self, object: &Object<'_>, mirror: &[u8; MIRROR_LEN]) -> Result<()> {

@@ -12,7 +12,7 @@ use super::objects::{Object, Unlocked};
 use super::report::Problem;
 use super::restore::io_error;
 use super::walk::{Below, Dir, Node};
-use crate::crypto::{derive, random};
+use crate::crypto::{Suite, derive, random};
 use crate::envelope::{Entry, Envelope, EnvelopeError, Kind, Place};
 use crate::kms::KeyId;
 use crate::names::{DirNames, NAME_MAX, NEW_DIRECTORY};
@@ -30,6 +30,7 @@ pub(super) struct Stray {
     /// What its envelope is bound to.
     place: Place,
     cmk: KeyId,
+    suite: Suite,
     problem: Problem,
     detail: &'static str,
 }
@@ -37,7 +38,7 @@ pub(super) struct Stray {
 impl Stray {
     pub(super) fn new(dir: &Dir, object: &Object<'_>, problem: Problem, detail: &'static str) -> Self {
         let (node, parent) = (object.node.clone(), dir.node.clone());
-        Self { node, parent, place: dir.place(), cmk: dir.cmk.clone(), problem, detail }
+        Self { node, parent, place: dir.place(), cmk: dir.cmk.clone(), suite: dir.suite, problem, detail }
     }
 }
 
@@ -46,12 +47,14 @@ pub(super) struct Root {
     id: [u8; 16],
     names: DirNames,
     cmk: KeyId,
+    suite: Suite,
 }
 
 /// lost+found, open.
 struct Lost {
     fd: OwnedFd,
     plain: String,
+    id: [u8; 16],
     place: Place,
     names: DirNames,
 }
@@ -70,7 +73,7 @@ impl Fsck<'_> {
     /// Keeps what lost+found will need of the root.
     pub(super) fn keep_root(&self, root: &Below) {
         let names = DirNames::new(&root.key, self.site.encoding);
-        let kept = Root { id: derive::directory_id(&root.key), names, cmk: root.cmk.clone() };
+        let kept = Root { id: derive::directory_id(&root.key), names, cmk: root.cmk.clone(), suite: root.suite };
         // A run has one root.
         let _ = self.root.set(kept);
     }
@@ -106,9 +109,9 @@ impl Fsck<'_> {
         let parent = stray.parent.open(self.site.root_fd.as_fd())?;
         let stat = sys::stat::at(&parent, &stray.node.stored)?;
         let (node, place) = (stray.node.clone(), stray.place);
-        let object = Object { node, parent: parent.as_fd(), place, stat, cmk: &stray.cmk };
+        let object = Object { node, parent: parent.as_fd(), place, stat, cmk: &stray.cmk, suite: stray.suite };
         self.changed.store(true, Ordering::Relaxed);
-        let bound = self.announce(&object, lost)?;
+        let (bound, mirror) = self.announce(&object, lost)?;
         let base = name_of(&stray.parent.path(), &stray.node.stored);
         for number in 0..MAX_TRIES {
             let plain = numbered(&base, number);
@@ -117,6 +120,9 @@ impl Fsck<'_> {
                 continue;
             }
             self.site.make_side(lost.fd.as_fd(), &name)?;
+            if let Some(mirror) = &mirror {
+                self.append_record(&derive::place_id(&lost.id, name.stored().as_bytes()), mirror)?;
+            }
             self.carry(&object, lost, name.stored().as_bytes(), &bound)?;
             return Ok(format!("it was moved to /{}/{}", lost.plain, crate::names::shown(plain.as_bytes())));
         }
@@ -133,7 +139,7 @@ impl Fsck<'_> {
         match (bound, self.site.envelopes.sidecars()) {
             (Bound::Moving(fd, moving, last), _) => {
                 let node = Node::below(&object.node, to, None);
-                let moved = Object { node, parent: there.dir, place: lost.place, stat: object.stat, cmk: object.cmk };
+                let moved = Object { node, parent: there.dir, place: lost.place, ..*object };
                 self.store_envelope(&moved, fd.as_fd(), Some(&moving.encode()), last).map_err(io_error)
             }
             (Bound::Beside(_), Some(sidecars)) => {
@@ -143,8 +149,9 @@ impl Fsck<'_> {
         }
     }
 
-    /// Makes the envelope good in lost+found, too. What has none that opens is moved as it is.
-    fn announce(&self, object: &Object<'_>, lost: &Lost) -> io::Result<Bound> {
+    /// Makes the envelope good in lost+found, too. What has none that opens is moved as it is. With the mirror for the
+    /// place there of an XTS file.
+    fn announce(&self, object: &Object<'_>, lost: &Lost) -> io::Result<(Bound, Option<Vec<u8>>)> {
         let open = || match object.stat.kind {
             FileKind::Directory => sys::dir::open_dir(object.parent, object.name(), Access::Read),
             _ => sys::dir::open(object.parent, object.name(), Access::Read),
@@ -152,13 +159,21 @@ impl Fsck<'_> {
         let kind = match object.stat.kind {
             FileKind::File => Kind::FileGcm,
             FileKind::Directory => Kind::Directory,
-            _ => return Ok(Bound::Free),
+            _ => return Ok((Bound::Free, None)),
         };
         let fd = self.site.relaxed(object.parent, object.name(), 0o500, open)?;
-        let Ok(Unlocked { envelope, moving, .. }) = self.unlock(object, fd.as_fd(), kind) else {
-            return Ok(Bound::Free);
+        let Ok(Unlocked { key, envelope, moving }) = self.unlock(object, fd.as_fd(), kind) else {
+            return Ok((Bound::Free, None));
         };
-        let (sealer, is_file) = (self.site.sealer(), kind == Kind::FileGcm);
+        let is_xts = envelope.kind() == Kind::FileXts;
+        let mirror = is_xts.then(|| self.site.sealer().mirror(&envelope, object.place).map_err(refused)).transpose()?;
+        Ok((self.bind(object, fd, Unlocked { key, envelope, moving }, lost)?, mirror))
+    }
+
+    /// The same for what was unlocked.
+    fn bind(&self, object: &Object<'_>, fd: OwnedFd, unlocked: Unlocked, lost: &Lost) -> io::Result<Bound> {
+        let Unlocked { envelope, moving, .. } = unlocked;
+        let (sealer, is_file) = (self.site.sealer(), object.stat.kind == FileKind::File);
         if is_file && self.site.envelopes.sidecars().is_some() {
             return Ok(Bound::Beside(sealer.bound(&envelope, object.place, lost.place).map_err(refused)?));
         }
@@ -194,7 +209,8 @@ impl Fsck<'_> {
                 continue;
             }
             let fd = sys::dir::open_dir(root_fd, stored, Access::Read)?;
-            let object = Object { node, parent: root_fd, place: Place::In(root.id), stat, cmk: &root.cmk };
+            let place = Place::In(root.id);
+            let object = Object { node, parent: root_fd, place, stat, cmk: &root.cmk, suite: root.suite };
             if let Ok(Unlocked { key, .. }) = self.unlock(&object, fd.as_fd(), Kind::Directory) {
                 return Ok(self.lost(fd, plain, &key));
             }
@@ -211,9 +227,10 @@ impl Fsck<'_> {
         self.site.give_to_owner(root_fd, temporary.as_bytes());
         let node = Node::below(&Node::root(), temporary.as_bytes(), None);
         let stat = sys::stat::of_fd(&fd)?;
-        let object = Object { node, parent: root_fd, place: Place::In(root.id), stat, cmk: &root.cmk };
+        let place = Place::In(root.id);
+        let object = Object { node, parent: root_fd, place, stat, cmk: &root.cmk, suite: root.suite };
         let sealer = self.site.sealer();
-        let (key, envelope) = sealer.create(object.cmk, Kind::Directory, object.place).map_err(refused)?;
+        let (key, envelope) = sealer.create(object.cmk, Kind::directory(root.suite), object.place).map_err(refused)?;
         let mirror = sealer.mirror(&envelope, object.place).map_err(refused)?;
         self.append_record(&derive::directory_id(&key), &mirror)?;
         self.store_envelope(&object, fd.as_fd(), None, &envelope).map_err(io_error)?;
@@ -222,8 +239,8 @@ impl Fsck<'_> {
     }
 
     fn lost(&self, fd: OwnedFd, plain: String, key: &crate::crypto::DataKey) -> Lost {
-        let place = Place::In(derive::directory_id(key));
-        Lost { fd, plain, place, names: DirNames::new(key, self.site.encoding) }
+        let id = derive::directory_id(key);
+        Lost { fd, plain, id, place: Place::In(id), names: DirNames::new(key, self.site.encoding) }
     }
 }
 

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 use super::Progress;
 use crate::crypto::derive;
-use crate::envelope::{KeysLog, VolumeError};
+use crate::envelope::{KeysLog, TailLog, VolumeError};
 use crate::kms::KeyId;
 use crate::names::{Decoded, DirNames};
 use crate::sys::{self, Errno, FileKind};
@@ -74,7 +74,7 @@ pub enum Failure {
         /// Its answer.
         error: io::Error,
     },
-    /// keys.log cannot be read.
+    /// keys.log, or tails, cannot be read.
     Volume(VolumeError),
     /// The path does not lead to a directory that opens.
     NoSuchDirectory(String),
@@ -108,6 +108,8 @@ pub(super) struct Fsck<'a> {
     sink: &'a dyn Sink,
     counts: Counts,
     records: Records,
+    /// What interrupted cuts of XTS files left.
+    tails: TailLog,
     /// For what is missing in it; absent where nothing may be written.
     log: Option<KeysLog>,
     /// Files with several names that were looked at under one of them.
@@ -127,9 +129,10 @@ pub(super) struct Fsck<'a> {
 /// Checks, and mends what `options` ask for. The caller holds the volume's lock, exclusively for changes.
 ///
 /// # Errors
-/// If keys.log cannot be read; then nothing was changed.
+/// If keys.log or tails cannot be read; then nothing was changed.
 pub fn run(site: &Site<'_>, options: &Options, progress: &Progress, sink: &dyn Sink) -> Result<Outcome, Failure> {
     let examined = KeysLog::examine(&site.root).map_err(Failure::Volume)?;
+    let tails = TailLog::open(&site.root).map_err(Failure::Volume)?;
     let log = if site.writable { Some(KeysLog::open(&site.root).map_err(Failure::Volume)?) } else { None };
     let run = Fsck {
         site,
@@ -138,6 +141,7 @@ pub fn run(site: &Site<'_>, options: &Options, progress: &Progress, sink: &dyn S
         sink,
         counts: Counts::default(),
         records: Records::new(examined),
+        tails,
         log,
         seen: Mutex::default(),
         homes: Mutex::default(),
@@ -203,7 +207,7 @@ impl Fsck<'_> {
             }
             let node = Node::below(&at.node, stored, Some(plain));
             let place = crate::envelope::Place::In(derive::directory_id(&at.key));
-            let object = Object { node, parent: fd.as_fd(), place, stat, cmk: &at.cmk };
+            let object = Object { node, parent: fd.as_fd(), place, stat, cmk: &at.cmk, suite: at.suite };
             let below = self.directory(&object, false).ok_or_else(|| Failure::NoSuchDirectory(object.node.path()))?;
             at = below;
         }

@@ -89,8 +89,8 @@ impl Visitor for Fsck<'_> {
 }
 
 impl Fsck<'_> {
-    /// Whether an object whose name is not shown was made by kmsfs: it has an envelope, a mirror or a sealed target; or it
-    /// could have none of these, and its name has the form of ours.
+    /// Whether an object whose name is not shown was made by kmsfs: it has an envelope, a mirror, a record or a sealed target; or
+    /// it could have none of these, and its name has the form of ours.
     fn is_ours(&self, dir: &Dir, object: &Object<'_>) -> bool {
         let sealed = SealedName::read(object.name(), self.site.encoding).is_some_and(|name| name.len() >= 32);
         let has_form = sealed || matches!(dir.names.decode(object.name()), Ok(Decoded::NeedsSide(_)));
@@ -113,8 +113,9 @@ impl Fsck<'_> {
             let open = sys::dir::open(object.parent, object.name(), Access::Read);
             open.is_ok_and(|fd| matches!(read_mirror(&Backing(fd)), Ok(Some(_))))
         };
+        let has_record = || object.place_id().is_some_and(|id| self.records.of(&id).is_some());
         match object.stat.kind {
-            FileKind::File if object.stat.size > 0 => has_envelope() || has_mirror(),
+            FileKind::File if object.stat.size > 0 => has_envelope() || has_mirror() || has_record(),
             FileKind::File | FileKind::Directory => has_form || has_envelope(),
             FileKind::Symlink => {
                 let text = sys::dir::read_link(object.parent, object.name()).unwrap_or_default();

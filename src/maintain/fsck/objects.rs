@@ -10,8 +10,8 @@ use super::report::{Problem, add};
 use super::site::{Denied, Site};
 use super::walk::{Below, Dir, Node};
 use crate::content::is_sealed_under;
-use crate::crypto::{DataKey, derive};
-use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
+use crate::crypto::{DataKey, Suite, derive};
+use crate::envelope::{ATTRIBUTE, Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
 use crate::kms::{InvalidCiphertext, KeyId, KmsError};
 use crate::names::{Symlinks, Xattrs};
 use crate::sys::dir::Access;
@@ -28,18 +28,21 @@ pub(super) struct Object<'a> {
     pub(super) stat: Stat,
     /// The CMK for a new key.
     pub(super) cmk: &'a KeyId,
+    /// The suite that it gives on if it gets a new key.
+    pub(super) suite: Suite,
 }
 
 impl<'a> Object<'a> {
     /// The root directory.
     pub(super) fn root(site: &'a Site<'_>, stat: Stat) -> Self {
-        Self { node: Node::root(), parent: site.root_fd.as_fd(), place: Place::ROOT, stat, cmk: &site.key }
+        let (parent, suite) = (site.root_fd.as_fd(), site.header.suite());
+        Self { node: Node::root(), parent, place: Place::ROOT, stat, cmk: &site.key, suite }
     }
 
     /// An entry of `dir`.
     pub(super) fn entry(dir: &'a Dir, stored: &[u8], plain: Option<&[u8]>, stat: Stat) -> Self {
         let node = Node::below(&dir.node, stored, plain);
-        Self { node, parent: dir.fd.as_fd(), place: dir.place(), stat, cmk: &dir.cmk }
+        Self { node, parent: dir.fd.as_fd(), place: dir.place(), stat, cmk: &dir.cmk, suite: dir.suite }
     }
 
     /// As the placement of envelopes wants to be told of it.
@@ -116,7 +119,11 @@ impl Fsck<'_> {
             let detail = format!("it says {}", envelope.kind().name());
             return Err(Closed::new(Problem::EnvelopeKind, detail, Some(stored)));
         }
-        match site.sealer().unlock_fitting(&envelope, object.place, |key| is_key_of(object, fd, key)) {
+        let fits = |key: &DataKey| is_key_of(object, fd, envelope.kind(), key);
+        match site.sealer().unlock_fitting(&envelope, object.place, fits) {
+            Ok(_) if !self.is_declared(envelope.kind()) => {
+                Err(Closed::new(Problem::XtsUndeclared, envelope.kind().name(), Some(stored)))
+            }
             Ok((key, alone)) => {
                 if let Ok(origin) = site.kms.origin(&alone.blob().0) {
                     self.keys.lock().insert(origin.key);
@@ -126,6 +133,11 @@ impl Fsck<'_> {
             Err(EnvelopeError::Kms(error)) => Err(Closed::of_kms(&error, stored)),
             Err(_) => Err(Closed::new(Problem::EnvelopeMalformed, "", Some(stored))),
         }
+    }
+
+    /// Whether the header says that there may be objects of this kind: whoever does not know of XTS would tell wrong sizes.
+    pub(super) fn is_declared(&self, kind: Kind) -> bool {
+        kind.suite() == Suite::Gcm4k || self.site.header.has_xts()
     }
 
     /// Tells that an object cannot be read.
@@ -163,7 +175,7 @@ impl Fsck<'_> {
         self.finish_move(object, fd.as_fd(), moving.as_deref(), &envelope);
         self.xattrs(object, fd.as_fd(), Some(&key));
         let cmk = self.site.kms.origin(&envelope.blob().0).map_or_else(|_| object.cmk.clone(), |origin| origin.key);
-        Some(Below { node: object.node.clone(), key, cmk, place: object.place })
+        Some(Below { node: object.node.clone(), key, cmk, suite: envelope.kind().suite(), place: object.place })
     }
 
     /// A regular file.
@@ -191,7 +203,9 @@ impl Fsck<'_> {
         };
         let Some(unlocked) = unlocked else { return };
         self.finish_move(object, backing.0.as_fd(), unlocked.moving.as_deref(), &unlocked.envelope);
-        if let (Kind::FileXts, Some(id)) = (unlocked.envelope.kind(), object.place_id()) {
+        // A record for a name that is not shown restores nothing; what is empty needs none.
+        let needs_record = unlocked.envelope.kind() == Kind::FileXts && !bad_name && object.stat.size > 0;
+        if let Some(id) = object.place_id().filter(|_| needs_record) {
             self.check_record(object, &unlocked.key, &unlocked.envelope, &id);
         }
         // What several names lead to is looked at once; that it opens under each was seen above.
@@ -268,17 +282,26 @@ impl Fsck<'_> {
 }
 
 /// Whether `key` is that of an open object: a sidecar may hold that of another one, too. Any key can be that of a file
-/// that has neither content nor attributes.
-fn is_key_of(object: &Object<'_>, fd: BorrowedFd<'_>, key: &DataKey) -> bool {
+/// that has neither attributes nor content that tells.
+fn is_key_of(object: &Object<'_>, fd: BorrowedFd<'_>, kind: Kind, key: &DataKey) -> bool {
     if object.stat.kind != FileKind::File {
         return true;
+    }
+    if kind == Kind::FileXts {
+        return fits_attributes(fd, key);
     }
     let sealed = fd.try_clone_to_owned().map(Backing).and_then(|backing| is_sealed_under(&backing, key));
     if let Ok(Some(is_key)) = sealed {
         return is_key;
     }
+    fits_attributes(fd, key)
+}
+
+/// Whether `key` opens the name of an attribute of an open object, or it has none.
+pub(super) fn fits_attributes(fd: BorrowedFd<'_>, key: &DataKey) -> bool {
     let names = xattr::list(Target::Open(fd)).unwrap_or_default();
-    let mut sealed = names.iter().filter(|name| crate::names::is_hidden_xattr(name)).peekable();
+    let is_sealed = |name: &[u8]| crate::names::is_hidden_xattr(name) && name != ATTRIBUTE.as_bytes();
+    let mut sealed = names.iter().filter(|name| is_sealed(name)).peekable();
     let xattrs = Xattrs::new(key);
     sealed.peek().is_none() || sealed.any(|name| xattrs.decode_name(name).is_some())
 }

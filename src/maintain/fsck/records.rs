@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::site::Site;
 use crate::crypto::{DataKey, derive};
-use crate::envelope::{ATTRIBUTE, Kind, MirrorRecord, Sealer};
+use crate::envelope::{ATTRIBUTE, Envelope, Kind, MirrorRecord, Sealer};
 use crate::names::{DirNames, NameEncoding, NameProbe, SIDE, SealedName, Xattrs, is_hidden_xattr, is_internal};
 use crate::sys::xattr::{self, Target};
 use crate::sys::{self, Errno};
@@ -20,7 +20,7 @@ use crate::sys::{self, Errno};
 /// Names of a directory that are tried. Some may be forged, or of elsewhere.
 const MAX_NAMES: usize = 8;
 
-/// The records of a volume: the last one of each directory.
+/// The records of a volume: the last one of each directory, and of each place of an XTS file.
 pub(super) struct Records {
     /// The log is there.
     pub(super) exists: bool,
@@ -105,9 +105,15 @@ impl Records {
         Self { exists, torn, records, by_id, keys: OnceLock::new(), new: Mutex::default() }
     }
 
-    /// The record of the directory with this id.
+    /// The record of the directory, or of the place of an XTS file, with this id.
     pub(super) fn of(&self, id: &[u8; 16]) -> Option<&MirrorRecord> {
         self.by_id.get(id).map(|at| &self.records[*at].log)
+    }
+
+    /// The ids of directories. The records of files have ids of places.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &[u8; 16]> {
+        let is_directory = |log: &MirrorRecord| Envelope::parse(&log.mirror).is_ok_and(|m| m.kind().is_directory());
+        self.records.iter().map(|record| &record.log).filter(move |log| is_directory(log)).map(|log| &log.directory)
     }
 
     /// Notes that a directory got a key with this id.

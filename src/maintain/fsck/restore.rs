@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::Fsck;
 use super::backing::Backing;
-use super::objects::{Closed, Object, Unlocked};
+use super::objects::{Closed, Object, Unlocked, fits_attributes};
 use super::records::Samples;
 use super::report::Problem;
 use super::walk::{Below, Dir};
@@ -19,6 +19,7 @@ use crate::envelope::{Envelope, EnvelopeStore, Kind, MirrorRecord, Object as Sto
 const RESTORED: &str = "an envelope was made from the mirror";
 /// The same for one that was replaced: the mirror proves nothing about the place.
 const REBOUND: &str = "a new envelope binds what is there now to this place";
+const NO_MIRROR: &str = "and no mirror that opens";
 const FRESH: &str = "it is empty, so it got a fresh key";
 const FRESH_LOST: &str = "it got a fresh key; what is in it goes to lost+found, without its names";
 
@@ -69,16 +70,15 @@ impl Fsck<'_> {
         let place = if is_shared { Place::Linked } else { object.place };
         let sealer = self.site.sealer();
         let restored = match mirror {
-            Some(mirror) => sealer.restore(&mirror, Kind::FileGcm, place).ok(),
-            // Nothing in an XTS file shows whose it is: what keys.log says of its place is believed.
-            None => {
-                let record = object.place_id().and_then(|id| self.records.of(&id));
-                record.and_then(|record| sealer.restore(&record.mirror, Kind::FileXts, place).ok())
-            }
+            Some(mirror) => sealer.restore(&mirror, Kind::FileGcm, place).map_err(|_| NO_MIRROR),
+            None => self.key_without_mirror(object, backing.0.as_fd(), &closed, place),
         };
-        let Some((key, envelope)) = restored else {
-            self.report(closed.problem, &object.node, &hint("and no mirror that opens"));
-            return None;
+        let (key, envelope) = match restored {
+            Ok(restored) => restored,
+            Err(why) => {
+                self.report(closed.problem, &object.node, &hint(why));
+                return None;
+            }
         };
         let again = sealer.unlock(&envelope, object.place).ok()?;
         if envelope.kind() == Kind::FileGcm
@@ -94,6 +94,42 @@ impl Fsck<'_> {
             Err(StoreError::Exists | StoreError::Changed) => self.unlock(object, fd, Kind::FileGcm).ok(),
             Err(StoreError::Io(_)) => None,
         }
+    }
+
+    /// The key of an XTS file whose envelope did not open. Nothing in it shows whose key fits, so what keys.log says of its
+    /// place is believed. An envelope of another place came with the file, or was put there: it counts only where keys.log
+    /// does not contradict, because a wrong key would turn the content into noise, and the right one would be gone.
+    fn key_without_mirror(
+        &self,
+        object: &Object<'_>,
+        fd: BorrowedFd<'_>,
+        closed: &Closed,
+        place: Place,
+    ) -> Result<(DataKey, Envelope), &'static str> {
+        let record = object.place_id().filter(|_| self.is_declared(Kind::FileXts)).and_then(|id| self.records.of(&id));
+        let sealer = self.site.sealer();
+        let recorded = record.and_then(|record| sealer.restore(&record.mirror, Kind::FileXts, place).ok());
+        let stored = closed.stored.as_deref().filter(|_| closed.problem == Problem::EnvelopeMoved);
+        let moved = stored.and_then(|stored| Envelope::parse(stored).ok());
+        let found = match moved.filter(|moved| moved.kind() == Kind::FileXts && self.is_declared(Kind::FileXts)) {
+            None => recorded.ok_or(NO_MIRROR)?,
+            Some(moved) => {
+                let from_there = |id: &[u8; 16]| {
+                    let key = sealer.unlock(&moved, Place::In(*id)).ok()?;
+                    Some((key, sealer.bound(&moved, Place::In(*id), place).ok()?))
+                };
+                let followed = self.records.directories().find_map(from_there);
+                match (followed, recorded) {
+                    (Some(followed), None) => followed,
+                    (Some(followed), Some((key, _))) if followed.0 == key => followed,
+                    (None, _) => return Err("and it is of no directory of keys.log"),
+                    (Some(_), Some(_)) => {
+                        return Err("keys.log has another key for this place, and nothing shows whose it is");
+                    }
+                }
+            }
+        };
+        if fits_attributes(fd, &found.0) { Ok(found) } else { Err("and the mirror opens none of its attributes") }
     }
 
     /// The key of a directory whose envelope did not open: the one of keys.log under which its names authenticate, or a
@@ -123,6 +159,10 @@ impl Fsck<'_> {
         let sealer = self.site.sealer();
         if let Some(record) = self.records.owner(sealer, self.site.encoding, &samples, parent.as_ref()) {
             let (key, envelope) = sealer.restore(&record.mirror, Kind::Directory, object.place).ok()?;
+            if !self.is_declared(envelope.kind()) {
+                self.report(Problem::XtsUndeclared, &object.node, envelope.kind().name());
+                return None;
+            }
             let stored = self.put_envelope(object, fd.as_fd(), &closed, &envelope);
             return stored.is_ok().then_some(Unlocked { key, envelope, moving: None });
         }
@@ -161,6 +201,11 @@ impl Fsck<'_> {
             return None;
         }
         let (key, envelope) = self.site.sealer().restore(&record.mirror, Kind::Directory, dir.own_place).ok()?;
+        if !self.is_declared(envelope.kind()) {
+            self.report(Problem::XtsUndeclared, &dir.node, envelope.kind().name());
+            return None;
+        }
+        let suite = envelope.kind().suite();
         let done = self.mend(&dir.node, REBOUND.to_owned(), || {
             let object = Stored::Directory(dir.fd.as_fd());
             let old = self.site.envelopes.load(object)?;
@@ -168,7 +213,7 @@ impl Fsck<'_> {
             self.site.store(own, object, old.as_deref(), &envelope.encode()).map_err(io_error)
         });
         self.mended(Problem::EnvelopeMoved, &dir.node, detail, done?);
-        Some(Below { node: dir.node.clone(), key, cmk: dir.cmk.clone(), place: dir.own_place })
+        Some(Below { node: dir.node.clone(), key, cmk: dir.cmk.clone(), suite, place: dir.own_place })
     }
 
     fn fresh_key(&self, object: &Object<'_>, fd: BorrowedFd<'_>, told: &str) -> Option<Unlocked> {
@@ -193,7 +238,7 @@ impl Fsck<'_> {
         told: &str,
     ) -> Result<(Unlocked, Option<String>), crate::envelope::EnvelopeError> {
         let sealer = self.site.sealer();
-        let (key, envelope) = sealer.create(object.cmk, Kind::Directory, object.place)?;
+        let (key, envelope) = sealer.create(object.cmk, Kind::directory(object.suite), object.place)?;
         let mirror = sealer.mirror(&envelope, object.place)?;
         self.records.note_new(derive::directory_id(&key));
         let done = self.mend(&object.node, told.to_owned(), || {
@@ -272,11 +317,15 @@ impl Fsck<'_> {
             None if self.records.is_new(id) => return,
             None => Problem::RecordMissing,
             Some(record) => match sealer.mirrored(&record.mirror, envelope.kind()) {
-                Ok(mirrored) if mirrored == *key => return,
+                // An interrupted set-suite leaves a record of the other kind, which a restore would take.
+                Ok(mirrored) if mirrored == *key && kind_of(record) == Some(envelope.kind()) => return,
+                Ok(mirrored) if mirrored != *key && envelope.kind() == Kind::FileXts => Problem::RecordOther,
                 _ => Problem::RecordWrong,
             },
         };
-        let done = self.options.repair.then(|| {
+        // Which of two keys is the file's, only the user can tell: what is appended is what a restore takes.
+        let is_plain = problem != Problem::RecordOther || self.options.accept_moved;
+        let done = (self.options.repair && is_plain).then(|| {
             let mirror = sealer.mirror(envelope, object.place).ok()?;
             self.mend(&object.node, "it was appended".to_owned(), || self.append_record(id, &mirror))
         });
@@ -292,6 +341,10 @@ pub(super) fn io_error(error: StoreError) -> io::Error {
         StoreError::Io(error) => error,
         other => io::Error::other(other),
     }
+}
+
+fn kind_of(record: &MirrorRecord) -> Option<Kind> {
+    Envelope::parse(&record.mirror).ok().map(|mirror| mirror.kind())
 }
 
 /// Why a file is not sealed under the key that its mirror gave; `None` if it is.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::crypto::{DataKey, derive};
+use crate::crypto::{DataKey, Suite, derive};
 use crate::envelope::Place;
 use crate::kms::KeyId;
 use crate::names::{DirNames, NameEncoding, shown};
@@ -93,6 +93,8 @@ pub struct Below {
     pub key: DataKey,
     /// The CMK that wrapped it, which entries inherit.
     pub cmk: KeyId,
+    /// The suite that it gives on.
+    pub suite: Suite,
     /// What its own envelope is bound to.
     pub place: Place,
 }
@@ -109,6 +111,8 @@ pub struct Dir {
     pub own_place: Place,
     /// The CMK for entries that need a new key.
     pub cmk: KeyId,
+    /// The suite that it gives on.
+    pub suite: Suite,
     /// Its names.
     pub names: DirNames,
 }
@@ -239,9 +243,10 @@ impl<V: Visitor> Walk<'_, V> {
             Ok(fd) => fd,
             Err(error) => return self.visitor.failed(&below.node, error),
         };
-        let Below { node, key, cmk, place } = below;
+        let Below { node, key, cmk, suite, place } = below;
         let id = derive::directory_id(&key);
-        let dir = Arc::new(Dir { node, fd, id, own_place: place, cmk, names: DirNames::new(&key, self.encoding) });
+        let names_of = DirNames::new(&key, self.encoding);
+        let dir = Arc::new(Dir { node, fd, id, own_place: place, cmk, suite, names: names_of });
         if let Some(right) = self.visitor.enter(&dir, &mut names) {
             return self.enter(parent, right);
         }
