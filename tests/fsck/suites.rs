@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::check::fsck;
 use crate::harness::{Volume, sidecars, skipped_in_plain_mode, words};
-use crate::ops::{mkdir, pattern, read, write};
+use crate::ops::{mkdir, pattern, read, tree, write};
 use crate::scene::{
     copied, drop_envelopes, envelope, expect_same, furnish, objects, picture_of, remove_envelope, set_envelope,
 };
@@ -193,6 +193,9 @@ fn a_moved_file_is_saved_with_its_own_key() {
         mkdir(&root.join("x"));
         mkdir(&root.join("y"));
         write(&root.join("x/file"), pattern(1, 0, 5000));
+        for stays in ["x/stays", "y/stays"] {
+            write(&root.join(stays), "x");
+        }
     });
     let from = victim.backing("x/file");
     fs::rename(&from, victim.backing("y").join(from.file_name().expect("a name"))).expect("rename");
@@ -202,8 +205,8 @@ fn a_moved_file_is_saved_with_its_own_key() {
     drop_envelopes(&victim.volume.backing);
     assert_eq!(fsck(&victim.volume, &["--restore-keys"]).code, Some(0), "lost+found has a record of it");
     let mount = victim.mount();
-    let found: Vec<_> = fs::read_dir(mount.at("lost+found")).expect("list").flatten().collect();
-    assert!(found.len() == 1 && read(&found[0].path()) == pattern(1, 0, 5000), "{found:?}");
+    let found = tree(&mount.at("lost+found"));
+    assert!(found.len() == 1 && read(&found[0]) == pattern(1, 0, 5000), "{found:?}");
     mount.unmount();
 }
 
@@ -219,7 +222,9 @@ fn xts_in_a_volume_that_says_to_have_none_is_an_error() {
     let mount = volume.mount(&[]);
     mkdir(&mount.at("dir"));
     set_suite(&volume, &mount.at("dir"), "xts");
-    write(&mount.at("dir/file"), pattern(1, 0, 5000));
+    for name in ["dir/file", "dir/stays"] {
+        write(&mount.at(name), pattern(1, 0, 5000));
+    }
     fs::rename(mount.at("dir/file"), mount.at("file")).expect("rename");
     mount.unmount();
     fsck(&volume, &[]).expect_clean();
