@@ -85,7 +85,8 @@ fn migrate(volume: &Volume, to: &str) {
     let outcome = volume.run(&["migrate", volume.backing.to_str().expect("UTF-8"), "--placement", to]);
     assert!(outcome.status.success(), "{}", words(&outcome));
     let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
-    assert!(said.contains(" moved,") && said.contains("No content was"), "{said}");
+    let is_told = said.contains(" moved,") && said.contains("No content was");
+    assert!(is_told || said.contains(" already"), "{said}");
 }
 
 #[test]
@@ -145,10 +146,14 @@ fn a_move_that_is_killed_is_finished_by_another_one() {
             std::thread::sleep(wait);
             child.kill().expect("kill");
             child.wait().expect("wait");
-            wait += Duration::from_millis(11);
-            if let Err(refusal) = volume.try_mount(&[]) {
-                assert!(refusal.said.contains("finish that: kmsfs migrate"), "{refusal:?}");
-                interrupted += 1;
+            match volume.try_mount(&[]) {
+                Err(refusal) => {
+                    assert!(refusal.said.contains("finish that: kmsfs migrate"), "{refusal:?}");
+                    interrupted += 1;
+                    wait += Duration::from_millis(11);
+                }
+                // It came too late, by how fast the machine is.
+                Ok(_) => wait /= 3,
             }
         }
         migrate(&volume, to);
