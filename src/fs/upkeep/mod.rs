@@ -6,7 +6,7 @@
 //! in `maintain`; those of a mounted volume ask through an ioctl(2) of the mount (`fuse::control`).
 //!
 //! Invariants:
-//! - an object is held ([`super::places`]) while its envelope and its mirror are replaced;
+//! - an object is held (`fs::places`) while its envelope and its mirror are replaced;
 //! - neither content nor modification times change.
 
 mod guard;
