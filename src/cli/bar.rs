@@ -1,12 +1,13 @@
 //! A progress bar with rate and time left, on a terminal only.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::maintain::Progress;
 
@@ -25,8 +26,8 @@ pub(super) struct Bar {
 impl Bar {
     /// Begins to show `progress` on standard error, unless that is no terminal or `quiet`.
     pub(super) fn show(progress: &Arc<Progress>, what: &'static str, quiet: bool) -> Self {
-        let known = "{msg} {bar:30} {human_pos}/{human_len} {per_sec} {eta} left";
-        let unknown = "{msg} {spinner} {human_pos} {per_sec}";
+        let known = "{msg} {bar:30} {human_pos}/{human_len} {rate} {eta} left";
+        let unknown = "{msg} {spinner} {human_pos} {rate}";
         Self::start(progress, what, quiet, [known, unknown], |objects, _| objects)
     }
 
@@ -45,7 +46,11 @@ impl Bar {
         unit: fn(u64, u64) -> u64,
     ) -> Self {
         let visible = !quiet && std::io::stderr().is_terminal();
-        let style = |template| ProgressStyle::with_template(template).expect("a fixed template");
+        // Whole ones: the library's own rate has four decimals.
+        let rate = |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+        };
+        let style = |template| ProgressStyle::with_template(template).expect("a fixed template").with_key("rate", rate);
         let drawn = if visible { ProgressBar::no_length().with_message(what) } else { ProgressBar::hidden() };
         let (shown, bar, known) = (progress.clone(), drawn.clone(), style(known));
         drawn.set_style(style(unknown));
