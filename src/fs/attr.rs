@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
-use super::error::Result;
+use super::error::{Error, Result};
 use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::crypto::Suite;
 use crate::kms::Caller;
 use crate::sys::dir::SetTime;
-use crate::sys::{self, Errno, FileKind, Stat};
+use crate::sys::{self, Errno, FileKind, Stat, Time};
 
 /// Attributes of a plain file.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,10 @@ impl Changes {
         let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
         Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime }
     }
+
+    fn are_times_only(&self) -> bool {
+        self.perm.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none()
+    }
 }
 
 const SETUID: u32 = 0o4000;
@@ -57,6 +61,37 @@ const GROUP_EXECUTE: u32 = 0o010;
 pub fn without_privileges(perm: u32) -> u32 {
     let drop_group = if perm & GROUP_EXECUTE != 0 { SETGID } else { 0 };
     perm & !(SETUID | drop_group)
+}
+
+/// Sets the times of what is open. chattr +a and +i forbid that, but the kernel tells the times of writes in this way: one
+/// that was allowed must not fail afterwards.
+pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) -> Result<()> {
+    match sys::file::set_times(fd, atime, mtime) {
+        Err(Errno::PERM) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// A file without names that nobody has open: it answers once more, to a request whose answer nobody looks at.
+fn gone(ino: Ino, kind: FileKind) -> Attr {
+    let time = Time { seconds: 0, nanos: 0 };
+    let stat = Stat {
+        dev: 0,
+        ino: ino.0,
+        kind,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: None,
+    };
+    Attr { ino, stat, is_shut: false }
 }
 
 impl EncryptedFs {
@@ -142,21 +177,31 @@ impl EncryptedFs {
                 let dir = self.dir(caller, ino)?;
                 self.change_fd(ino, dir.fd(), changes)?;
             }
-            None => self.at_location(caller, ino, |parent, name, _| {
-                let (dir, name) = (parent.fd(), stored(name));
-                if changes.uid.is_some() || changes.gid.is_some() {
-                    sys::dir::chown(dir, name, changes.uid, changes.gid)?;
+            None => match self.change_named(caller, ino, changes) {
+                // The kernel keeps times, and tells them when it likes: also of a file that is gone and that nobody has open.
+                Err(Error::Sys(Errno::STALE)) if changes.are_times_only() => {
+                    return self.inodes.kind(ino).map(|kind| gone(ino, kind)).ok_or(Errno::STALE.into());
                 }
-                if let Some(perm) = changes.perm {
-                    self.relaxed.set(ino, perm, |perm| sys::dir::chmod(dir, name, perm))?;
-                }
-                if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
-                    sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
-                }
-                Ok(())
-            })?,
+                done => done?,
+            },
         }
         self.attributes(caller, ino, handle)
+    }
+
+    fn change_named(&self, caller: &Caller, ino: Ino, changes: &Changes) -> Result<()> {
+        self.at_location(caller, ino, |parent, name, _| {
+            let (dir, name) = (parent.fd(), stored(name));
+            if changes.uid.is_some() || changes.gid.is_some() {
+                sys::dir::chown(dir, name, changes.uid, changes.gid)?;
+            }
+            if let Some(perm) = changes.perm {
+                self.relaxed.set(ino, perm, |perm| sys::dir::chmod(dir, name, perm))?;
+            }
+            if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
+                sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
+            }
+            Ok(())
+        })
     }
 
     fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {
@@ -186,7 +231,7 @@ impl EncryptedFs {
             self.relaxed.set(ino, perm, |perm| sys::file::chmod(fd, perm))?;
         }
         if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
-            sys::file::set_times(fd, changes.atime, changes.mtime)?;
+            set_times(fd, (changes.atime, changes.mtime))?;
         }
         Ok(())
     }

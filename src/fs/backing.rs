@@ -73,7 +73,12 @@ impl BackingFile for Backing {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::set_len(fd, len))
+        self.with(|fd| match sys::file::set_len(fd, len) {
+            // Of a file that may only be appended to (chattr +a). Whoever had it open before may write on, as on ext4,
+            // so it must grow: by a zero at its new end.
+            Err(Errno::PERM) if len > sys::stat::of_fd(fd)?.size => sys::file::write_at(fd, &[0], len - 1),
+            done => done,
+        })
     }
 
     fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()> {

@@ -140,7 +140,7 @@ impl OpenFile {
         let pinned = *self.pinned_mtime.lock();
         if let Some(time) = pinned {
             let times = (sys::dir::SetTime::Keep, sys::dir::SetTime::At(time));
-            sys::file::set_times(self.backing.fd().as_fd(), times.0, times.1)?;
+            super::attr::set_times(self.backing.fd().as_fd(), times)?;
         }
         Ok(())
     }
