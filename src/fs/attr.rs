@@ -179,6 +179,8 @@ impl EncryptedFs {
             }
             None => match self.change_named(caller, ino, changes) {
                 // The kernel keeps times, and tells them when it likes: also of a file that is gone and that nobody has open.
+                // The same of a file that may not be changed any more (chattr +i).
+                Err(Error::Sys(Errno::PERM)) if changes.are_times_only() => {}
                 Err(Error::Sys(Errno::STALE)) if changes.are_times_only() => {
                     return self.inodes.kind(ino).map(|kind| gone(ino, kind)).ok_or(Errno::STALE.into());
                 }

@@ -239,10 +239,16 @@ impl EncryptedFs {
         }
     }
 
-    /// The envelope of `ino` changed: whoever has it open shows the new one to the KMS from now on.
+    /// The envelope of `ino` changed: whoever has it open shows the new one to the KMS from now on, and a directory gives
+    /// the CMK of the new one on.
     pub(super) fn rebound(&self, ino: Ino, envelope: Envelope) {
-        if let Some(file) = self.files.peek(ino) {
-            file.set_envelope(envelope);
+        match self.files.peek(ino) {
+            Some(file) => file.set_envelope(envelope),
+            None => {
+                if let Ok(origin) = self.origin_of(&envelope) {
+                    self.dirs.rewrapped(ino, &origin);
+                }
+            }
         }
     }
 }

@@ -236,6 +236,10 @@ impl EncryptedFs {
         let mut origins = vec![self.origin_of(&envelope)?];
         origins.extend(envelope.old_place().and_then(|blob| self.kms.origin(&blob.0).ok()));
         if was_current || !wrap.write {
+            if object.is_dir {
+                // What is in memory must not be judged by an older envelope.
+                self.dirs.rewrapped(object.ino, &origins[0]);
+            }
             let mirror = mirror.and_then(|mirror| Envelope::parse(&mirror).ok());
             origins.extend(mirror.and_then(|mirror| self.origin_of(&mirror).ok()));
             return Ok(Seen::Wrapped { origins, kind, was_current });
