@@ -1,59 +1,17 @@
 //! What content costs without a disk: sealing, opening and bookkeeping over a backing file in memory.
 
+#[path = "../tests/memory/mod.rs"]
+mod memory;
+
 use std::hint::black_box;
-use std::io;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use kmsfs::content::{BackingFile, CipherOffset, Content, ContentKey, Durability};
+use kmsfs::content::{Content, ContentKey, Durability};
 use kmsfs::crypto::{DataKey, Secret};
-use parking_lot::Mutex;
+use memory::Memory;
 
 const MIB: usize = 1 << 20;
 const FILE: usize = 64 * MIB;
-
-#[derive(Default)]
-struct Memory(Mutex<Vec<u8>>);
-
-impl BackingFile for Memory {
-    fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize> {
-        let bytes = self.0.lock();
-        let there = bytes.get(at.0 as usize..).unwrap_or_default();
-        let len = there.len().min(buf.len());
-        buf[..len].copy_from_slice(&there[..len]);
-        Ok(len)
-    }
-    fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
-        let mut bytes = self.0.lock();
-        let (at, end) = (at.0 as usize, at.0 as usize + buf.len());
-        if bytes.len() < end {
-            bytes.resize(end, 0);
-        }
-        bytes[at..end].copy_from_slice(buf);
-        Ok(())
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().len() as u64)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().resize(len as usize, 0);
-        Ok(())
-    }
-    fn allocate(&self, _: CipherOffset, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn punch_hole(&self, _: CipherOffset, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
-        Ok(Some(at))
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn key() -> ContentKey {
     ContentKey { key: DataKey::from_secret(Secret::build(|to| to.fill(7))), mirror: Some([0; 68]) }

@@ -21,6 +21,9 @@ use crate::maintain::{self, FailedPath, Journal, Mounted, Progress, Start, Tree}
 pub(super) struct Args {
     /// A file or directory in a mount
     path: PathBuf,
+    /// Rekey what an earlier run, which did not finish, has done already, too
+    #[arg(long)]
+    restart: bool,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -46,7 +49,7 @@ struct Numbers {
 
 impl Numbers {
     /// Where: among the user's own state, as a mount need not show where its keystore is.
-    fn open(volume: &str) -> Result<Self, Failure> {
+    fn open(volume: &str, restart: bool) -> Result<Self, Failure> {
         let folder = state_folder()?;
         fs::create_dir_all(&folder).map_err(|error| Failure::io(&folder, "create", &error))?;
         let path = folder.join(format!("rekey-{volume}"));
@@ -60,6 +63,9 @@ impl Numbers {
                 return Err(Failure::new(Code::InUse, "rekey", "another rekey of this volume is running", next));
             }
             Err(TryLockError::Error(error)) => return Err(failed(&error)),
+        }
+        if restart {
+            file.set_len(0).map_err(|error| failed(&error))?;
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
@@ -108,7 +114,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Ok(Answer::Standing(standing)) = tree.ask(&top, &Request::Begin) else {
         return Err(Failure::of(Code::Other, "the mount is served by another version of kmsfs"));
     };
-    let mut journal = Numbers::open(&standing.volume)?;
+    let mut journal = Numbers::open(&standing.volume, args.restart)?;
     let progress = Arc::new(Progress::default());
     let _bar = Bar::show(&progress, "rekeying", args.json);
     let name = match &start {
@@ -139,6 +145,9 @@ fn tell(args: &Args, report: &maintain::Rekeyed) -> Result<(), Failure> {
             "{rekeyed} files rekeyed ({bytes} bytes), {done_before} done before, {} left as they were",
             failed.len()
         ))?;
+        if *done_before > 0 {
+            line("What was done before was done by an earlier run, which did not finish. To do that again: --restart")?;
+        }
         if *not_shredded > 0 {
             line(format!("{not_shredded} old files were open: they go when they are closed, but were not shredded"))?;
         }

@@ -11,10 +11,10 @@ use super::mounts;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::content::Durability;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeHeader, VolumeLock};
-use crate::fs::upkeep::AdoptKey;
+use crate::fs::upkeep::{AdoptKey, Answer, Request};
 use crate::fs::{EncryptedFs, Errno, FsConfig};
 use crate::kms::LocalKms;
-use crate::maintain::{Mounted, Refusal, Start, Unmounted};
+use crate::maintain::{Mounted, Refusal, Start, Tree, Unmounted};
 use crate::sys;
 
 /// Where to work.
@@ -36,7 +36,9 @@ impl Target {
         let path = path.canonicalize().map_err(|error| Failure::io(path, "find", &error))?;
         let mounts = mounts::list()?;
         if is_volume(&path) {
-            let mount = mounts.into_iter().find(|mount| mount.backing == path);
+            // Another volume may be mounted over it: who answers must be this one.
+            let of_it = mounts.into_iter().filter(|mount| mount.backing == path);
+            let mount = of_it.into_iter().find(|mount| serves(&mount.mountpoint, &path));
             return Ok(match mount {
                 Some(mount) => Self::Mounted { dir: mount.mountpoint, start: Start::Volume },
                 None => Self::Volume(path),
@@ -58,6 +60,12 @@ impl Target {
             Err(refusal) => Err(not_there(&path, &refusal)),
         }
     }
+}
+
+/// Whether the volume in `backing` answers at `mountpoint`.
+fn serves(mountpoint: &Path, backing: &Path) -> bool {
+    let asked = Mounted::open(mountpoint).and_then(|tree| tree.ask(&tree.top()?, &Request::Standing));
+    matches!(asked, Ok(Answer::Standing(standing)) if standing.backing.0 == backing.as_os_str().as_bytes())
 }
 
 fn is_volume(path: &Path) -> bool {

@@ -72,6 +72,23 @@ fn a_whole_volume_moves_to_another_key() {
 }
 
 #[test]
+fn a_volume_that_another_one_is_mounted_over_is_not_taken_for_it() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    fs::write(mount.at("file"), b"x").expect("write");
+    let mut over = Volume::new();
+    over.mountpoint.clone_from(&volume.mountpoint);
+    let over = over.mount(&["-o", "nonempty"]);
+    done(&volume, &["key", "rotate", DEFAULT]);
+    // The volume that answers there has another keystore, and nothing under this key.
+    let said = refused(&volume, &["key", "retire", DEFAULT, "1"]);
+    assert!(said.contains("in use"), "{said}");
+    over.unmount();
+    assert!(refused(&volume, &["key", "retire", DEFAULT, "1"]).contains("still need version 1"));
+    assert_eq!(fs::read(mount.at("file")).expect("read"), b"x");
+}
+
+#[test]
 fn a_key_is_set_only_for_directories_of_a_mount() {
     let volume = Volume::new();
     let said = refused(&volume, &["rewrap", text(&volume.backing), "--to-key", "alias/nowhere"]);

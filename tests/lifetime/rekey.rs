@@ -104,6 +104,14 @@ fn files_that_are_written_or_have_several_names_are_left_alone_and_named() {
     let said = words(&outcome);
     assert!(outcome.status.success() && said.contains("2 files rekeyed") && said.contains("1 done before"), "{said}");
     assert_eq!(fs::read(mount.at("busy")).expect("read"), b"busy, still");
+
+    // A list of what is done must not keep a later rekey from its work.
+    fs::hard_link(mount.at("linked"), mount.at("beside")).expect("link");
+    assert!(words(&kmsfs(&volume, &["rekey"], mount.dir())).contains("2 files rekeyed"));
+    let said = words(&kmsfs(&volume, &["rekey"], mount.dir()));
+    assert!(said.contains("0 files rekeyed") && said.contains("2 done before") && said.contains("--restart"), "{said}");
+    assert!(words(&kmsfs(&volume, &["rekey", "--restart"], mount.dir())).contains("2 files rekeyed"));
+    fs::remove_file(mount.at("beside")).expect("remove");
     assert_eq!(fs::read_dir(mount.dir()).expect("list").count(), 3);
 }
 
