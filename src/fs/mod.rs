@@ -23,6 +23,7 @@ mod failures;
 mod file_key;
 mod inode;
 mod io;
+mod leave;
 mod links;
 mod listing;
 mod namespace;

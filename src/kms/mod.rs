@@ -57,6 +57,15 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// What a user wants a key for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// To open what is sealed under it.
+    Decrypt,
+    /// To seal something new under it.
+    GenerateDataKey,
+}
+
 /// What a user asks of a key through a mount.
 #[derive(Clone, Copy)]
 pub struct UserRequest<'a> {
@@ -173,6 +182,31 @@ pub trait Kms: Send + Sync {
 
     /// Whether `blob` is wrapped under the newest version of `key`.
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError>;
+
+    /// Leave for a user to use a CMK where no data key is wrapped or unwrapped: for a listing, a symlink, an empty file. It is
+    /// recorded like every other use.
+    ///
+    /// # Errors
+    /// [`KmsError::AccessDenied`], or what the state of the CMK forbids.
+    fn authorize(
+        &self,
+        request: UserRequest<'_>,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError>;
+
+    /// Whether a user has such leave now. Nothing is recorded: meant to be asked again for everything that is open.
+    ///
+    /// # Errors
+    /// Those of [`Kms::authorize`].
+    fn allows(
+        &self,
+        caller: &Caller,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError>;
 
     /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;
