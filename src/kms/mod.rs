@@ -9,6 +9,7 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+pub mod authorize;
 mod backup;
 mod blob;
 mod bundle;
@@ -16,12 +17,13 @@ mod bundle_file;
 mod context;
 mod control;
 mod error;
-mod grant;
+pub mod grant;
 mod key;
 mod keyset;
 mod keystore;
 mod local;
 mod lock;
+pub mod policy;
 mod principal;
 mod recovery;
 mod sealer;
