@@ -10,6 +10,7 @@
 
 mod access;
 pub mod authorize;
+pub mod audit;
 mod backup;
 mod blob;
 mod bundle;
