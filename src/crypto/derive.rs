@@ -22,6 +22,7 @@
 //! | slot secret | `slot` | slot salt 16 | 64 | key-encryption key, commitment |
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
+//! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -167,4 +168,9 @@ pub fn store_key(root: &Secret<32>) -> GcmKey {
 /// The key for the mirror of a keystore.
 pub fn bundle_key(root: &Secret<32>) -> GcmKey {
     gcm(root.expose(), "bundle", &[])
+}
+
+/// The HMAC key for the grant tokens of a keystore.
+pub fn grant_token_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "grant", &[])
 }

@@ -9,6 +9,8 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+pub mod authorize;
+pub mod audit;
 mod backup;
 mod blob;
 mod bundle;
@@ -16,12 +18,13 @@ mod bundle_file;
 mod context;
 mod control;
 mod error;
-mod grant;
+pub mod grant;
 mod key;
 mod keyset;
 mod keystore;
 mod local;
 mod lock;
+pub mod policy;
 mod principal;
 mod recovery;
 mod sealer;
