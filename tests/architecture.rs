@@ -48,7 +48,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         ],
         &["crypto/"],
     ),
-    (&["libc", "rustix"], &["sys/"]),
+    (&["libc", "rustix", "uzers"], &["sys/"]),
     (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif"], &["cli/", "main.rs"]),
     (&["log"], &["cli/", "fuse/", "fs/", "maintain/", "envelope/", "names/", "kms/", "sys/", "main.rs"]),
     (&["tokio", "hyper", "axum", "tower", "http", "rustls", "reqwest", "ureq", "tiny_http"], &["kms/api/"]),

@@ -17,9 +17,11 @@ use super::bundle::{self, Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
+use super::users::Users;
+use super::warden::Warden;
 use super::{
-    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
-    bundle_file,
+    Action, Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms,
+    KmsError, Requester, UserRequest, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -67,6 +69,7 @@ pub enum CopyState {
 
 /// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
 pub struct LocalKms {
+    warden: Warden,
     keys: RwLock<Arc<KeySet>>,
     generation: AtomicU64,
     source: Option<Source>,
@@ -75,7 +78,7 @@ pub struct LocalKms {
 impl LocalKms {
     /// A KMS over these keys, which never change.
     pub fn fixed(keys: Arc<KeySet>) -> Self {
-        Self { keys: RwLock::new(keys), generation: AtomicU64::new(0), source: None }
+        Self { warden: Warden::default(), keys: RwLock::new(keys), generation: AtomicU64::new(0), source: None }
     }
 
     /// A KMS over a bundle file, that of a keystore or that of a volume. If it is missing or damaged, the generation
@@ -95,7 +98,7 @@ impl LocalKms {
         let keystore = header.keystore;
         let source =
             Source { path: path.to_path_buf(), root, keystore, header: Mutex::new(header), seen: Mutex::new(seen) };
-        Ok(Self { keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
+        Ok(Self { warden: Warden::default(), keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
     }
 
     /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
@@ -105,6 +108,12 @@ impl LocalKms {
         let id = cmk.id.clone();
         keys.put(cmk);
         (Self::fixed(Arc::new(keys)), id)
+    }
+
+    /// The same, for users that `users` knows. `owner` is the root of the account.
+    #[must_use]
+    pub fn with_users(self, users: Box<dyn Users>, owner: u32) -> Self {
+        Self { warden: Warden::new(users, owner), ..self }
     }
 
     /// The keys as they are now.
@@ -213,14 +222,32 @@ impl LocalKms {
         bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
     }
 
+    /// Does what a user may do, and nothing else.
+    fn admitted<T>(
+        &self,
+        keys: &Arc<KeySet>,
+        requester: Requester<'_>,
+        (action, cmk, context): (Action, &Cmk, &EncryptionContext),
+        act: impl FnOnce() -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
+        match requester {
+            Requester::Own => act(),
+            Requester::User(request) => {
+                let (admitted, _reason) = self.warden.admit(keys, request.caller, action, cmk, context);
+                admitted.and_then(|()| act())
+            }
+        }
+    }
+
     fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
         let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
-        let Origin { number, version } = blob.origin;
-        let invalid = KmsError::InvalidCiphertext;
-        let cmk = keys.of_blob(number)?;
-        let material = Self::unwrapping(cmk, version)?;
-        let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
-        Ok((data_key, Arc::clone(cmk)))
+        let cmk = keys.of_blob(blob.origin.number)?;
+        Ok((Self::open(cmk, &blob, context)?, Arc::clone(cmk)))
+    }
+
+    fn open(cmk: &Cmk, blob: &Blob<'_>, context: &EncryptionContext) -> Result<DataKey, KmsError> {
+        let material = Self::unwrapping(cmk, blob.origin.version)?;
+        blob.open(material, context).map_err(|_| KmsError::InvalidCiphertext(InvalidCiphertext::WrongContext))
     }
 
     /// The secret of one version, if that may unwrap.
@@ -244,23 +271,24 @@ impl LocalKms {
 impl Kms for LocalKms {
     fn generate_data_key(
         &self,
-        _requester: Requester<'_>,
+        requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
         let keys = self.keys();
-        let data_key = DataKey::random();
-        let blob = Self::wrap(keys.resolve(&key.0)?, &data_key, context)?;
-        Ok((data_key, blob))
+        let cmk = keys.resolve(&key.0)?;
+        self.admitted(&keys, requester, (Action::GenerateDataKey, cmk, context), || {
+            let data_key = DataKey::random();
+            let blob = Self::wrap(cmk, &data_key, context)?;
+            Ok((data_key, blob))
+        })
     }
 
-    fn decrypt(
-        &self,
-        _requester: Requester<'_>,
-        blob: &[u8],
-        context: &EncryptionContext,
-    ) -> Result<DataKey, KmsError> {
-        Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
+    fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+        let keys = self.keys();
+        let parsed = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let cmk = keys.of_blob(parsed.origin.number)?;
+        self.admitted(&keys, requester, (Action::Decrypt, cmk, context), || Self::open(cmk, &parsed, context))
     }
 
     fn re_encrypt(
@@ -274,6 +302,29 @@ impl Kms for LocalKms {
         let (data_key, own) = Self::unwrap(&keys, blob, from_context)?;
         let target = to_key.map_or(Ok(&own), |key| keys.resolve(&key.0))?;
         Self::wrap(target, &data_key, to_context)
+    }
+
+    fn authorize(
+        &self,
+        request: UserRequest<'_>,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
+        let keys = self.keys();
+        let cmk = keys.resolve(&key.0)?;
+        self.admitted(&keys, Requester::User(request), (action, cmk, context), || Ok(()))
+    }
+
+    fn allows(
+        &self,
+        caller: &Caller,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
+        let keys = self.keys();
+        self.warden.admit(&keys, caller, action, keys.resolve(&key.0)?, context).0
     }
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {

@@ -9,8 +9,8 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
-pub mod authorize;
 pub mod audit;
+pub mod authorize;
 mod backup;
 mod blob;
 mod bundle;
@@ -32,6 +32,8 @@ pub mod service;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod users;
+mod warden;
 
 pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
@@ -46,8 +48,17 @@ pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
+pub use users::{LocalUser, Users};
 
 use crate::crypto::DataKey;
+
+/// What policies see as `kms:ViaService` in requests that come through a mount.
+pub const VIA_MOUNT: &str = "kmsfs.local";
+
+/// The ARN of a CMK in a region.
+pub fn key_arn(region: &str, key: &KeyId) -> String {
+    format!("arn:aws:kms:{region}:{ACCOUNT}:key/{}", key.0)
+}
 
 /// Who makes a request: the local user behind a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,13 +214,8 @@ pub trait Kms: Send + Sync {
     ///
     /// # Errors
     /// Those of [`Kms::authorize`].
-    fn allows(
-        &self,
-        caller: &Caller,
-        action: Action,
-        key: &KeyId,
-        context: &EncryptionContext,
-    ) -> Result<(), KmsError>;
+    fn allows(&self, caller: &Caller, action: Action, key: &KeyId, context: &EncryptionContext)
+    -> Result<(), KmsError>;
 
     /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;

@@ -35,7 +35,12 @@ impl Kernel {
     pub fn step_contents(&mut self, op: &Op) -> bool {
         match *op {
             Op::Create { at, perm, exclusive, append } => {
-                self.create(op, at, perm, OpenMode { write: true, truncate: false, append, exclusive, write_only: false });
+                self.create(
+                    op,
+                    at,
+                    perm,
+                    OpenMode { write: true, truncate: false, append, exclusive, write_only: false },
+                );
             }
             Op::Open { file, write, truncate, append } => {
                 self.open(op, file, OpenMode { write, truncate: truncate && write, append, ..OpenMode::default() });

@@ -5,8 +5,8 @@ use parking_lot::Mutex;
 use crate::crypto::derive::wrap_key;
 use crate::crypto::{DataKey, Secret, random};
 use crate::kms::{
-    Action, Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
-    UserRequest,
+    Action, Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms,
+    KmsError, Requester, UserRequest,
 };
 
 /// The CMK with number `n` is called "cmk-n"; its newest version is a switch.
