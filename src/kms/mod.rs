@@ -9,8 +9,9 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
-pub mod authorize;
+mod access_key;
 pub mod audit;
+pub mod authorize;
 mod backup;
 mod blob;
 mod bundle;
@@ -33,6 +34,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
 pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
