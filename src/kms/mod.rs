@@ -9,6 +9,7 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+mod access_key;
 pub mod audit;
 pub mod authorize;
 mod backup;
@@ -35,6 +36,7 @@ mod tests;
 mod users;
 mod warden;
 
+pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
 pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
