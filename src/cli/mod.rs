@@ -41,6 +41,7 @@ mod status;
 mod target;
 mod umount;
 mod unlock;
+mod users;
 mod volumes;
 
 use std::ffi::{OsStr, OsString};
