@@ -22,6 +22,8 @@
 //! | slot secret | `slot` | slot salt 16 | 64 | key-encryption key, commitment |
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
+//! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
+//! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -167,4 +169,14 @@ pub fn store_key(root: &Secret<32>) -> GcmKey {
 /// The key for the mirror of a keystore.
 pub fn bundle_key(root: &Secret<32>) -> GcmKey {
     gcm(root.expose(), "bundle", &[])
+}
+
+/// The key that chains the lines of the audit log.
+pub fn audit_line_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "audit", &[])
+}
+
+/// The key that seals the files beside the audit log.
+pub fn audit_anchor_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "anchor", &[])
 }
