@@ -21,7 +21,7 @@ use super::users::Users;
 use super::warden::Warden;
 use super::{
     Action, Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms,
-    KmsError, Requester, UserRequest, bundle_file,
+    KmsError, Requester, UserRequest, audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -154,6 +154,11 @@ impl LocalKms {
         self.generation.store(header.generation, Ordering::Release);
         *source.header.lock() = bundle.header;
         Ok(true)
+    }
+
+    /// The keys of its keystore's audit log; none for keys that never were in a keystore.
+    pub fn audit_keys(&self) -> Option<audit::Keys> {
+        self.source.as_ref().map(|source| audit::Keys::derive(&source.root))
     }
 
     /// The bundle that it reads, if any.
