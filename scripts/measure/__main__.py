@@ -13,7 +13,7 @@ import report
 import targets
 import trees
 from bench_run import STORIES, Run
-from machine import Failed, about, fail, say
+from machine import AREA, Failed, about, fail, say
 
 MIB = 1 << 20
 SIZES = {
@@ -47,6 +47,7 @@ def options():
     parser.add_argument("--workloads", default="*")
     parser.add_argument("--skip-big", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--image", action="store_true")
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
     parser.add_argument("--memory", action="store_true")
@@ -58,8 +59,8 @@ def options():
     return given
 
 
-def chosen_targets(only):
-    known = targets.everything()
+def chosen_targets(only, base):
+    known = targets.everything(base)
     names = only.split(",") if only else list(known)
     for name in names:
         if name not in known:
@@ -105,20 +106,22 @@ def measure(given, stories, chosen):
                     times.setdefault(name, {}).setdefault(target.name, []).append(seconds)
                 if wrong:
                     faults.append({"target": target.name, "workloads": story.names, "wrong": wrong})
-            spent = time.monotonic() - began
-            say(f"round {number + 1} of {given.rounds}, {', '.join(story.names)}: {spent:.0f} s so far")
+            say(f"round {number + 1} of {given.rounds}, after {time.monotonic() - began:.0f} s")
+            for name in story.names:
+                say(f"  {name}: " + ", ".join(f"{who} {took[-1]:.3f}" for who, took in times.get(name, {}).items()))
     return {
         "command": os.environ["BENCH_COMMAND"].strip(),
         "seconds": round(time.monotonic() - began),
         "rounds": given.rounds,
         "quick": given.quick,
+        "image": given.image,
         "sizes": sizes,
         "tree": {name: inputs["tree"][name] for name in ("files", "bytes")},
         "targets": [target.name for target in chosen],
         "machine": about(),
         "times": times,
         "faults": faults,
-        "start": memory.starts(targets.everything()),
+        "start": memory.starts(),
     }
 
 
@@ -132,15 +135,19 @@ def main():
         return 0
     if given.memory or given.soak:
         return memory.main(given)
-    stories, chosen = chosen_stories(given), chosen_targets(given.only)
+    disk = targets.Disk()
+    stories, chosen = chosen_stories(given), chosen_targets(given.only, disk.base if given.image else AREA)
     made = []
     try:
+        if given.image:
+            made.append(disk)
+            disk.make()
         for target in chosen:
             made.append(target)
             target.make()
         results = measure(given, stories, chosen)
     finally:
-        for target in made:
+        for target in reversed(made):
             target.remove()
     with open(given.json, "w") as file:
         json.dump(results, file, indent=1)

@@ -6,8 +6,6 @@ import os
 import shutil
 import time
 
-from machine import settle
-
 STORIES = []
 
 
@@ -52,12 +50,12 @@ class Run:
 
     def __exit__(self, *_):
         shutil.rmtree(self.path(), ignore_errors=True)
-        settle()
+        self.target.settle()
 
     @contextlib.contextmanager
     def timed(self, name):
         """Times its body; everything written before is on the disk first."""
-        settle()
+        self.target.settle()
         began = time.perf_counter()
         yield
         self.times[name] = time.perf_counter() - began

@@ -7,7 +7,7 @@ import subprocess
 import zlib
 
 from bench_run import story
-from machine import Failed, settle
+from machine import Failed
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -100,7 +100,7 @@ def laid_out(run):
     size = run.sizes["random"]
     file = ["--filename=blocks", f"--size={size}", "--bs=4k", "--verify=crc32c"]
     fio(run, "--name=lay", "--rw=write", "--do_verify=0", "--end_fsync=1", *file)
-    settle()
+    run.target.settle()
     return file
 
 

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from machine import KMSFS, Failed, drop_caches, run, say
+from machine import AREA, KMSFS, Failed, drop_caches, run, say
 from targets import Kmsfs
 
 TRIES = 9
@@ -25,12 +25,9 @@ def milliseconds(work):
     return statistics.median(times)
 
 
-def starts(known):
+def starts():
     """How long it takes until kmsfs is there, with the aim of each."""
-    target = known["kmsfs"]
-    target.name, target.home = "start", target.home + "-start"
-    target.store, target.dir = os.path.join(target.home, "store"), os.path.join(target.home, "mnt")
-    target.passfile = os.path.join(target.home, "pass")
+    target = Kmsfs("start", AREA)
     try:
         target.make()
         times = []
@@ -130,7 +127,7 @@ def verdict_of_soak(samples):
 
 
 def main(given):
-    target = Kmsfs("kmsfs")
+    target = Kmsfs("kmsfs", AREA)
     try:
         target.make()
         if given.soak:
