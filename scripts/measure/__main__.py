@@ -48,6 +48,7 @@ def options():
     parser.add_argument("--skip-big", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--image", action="store_true")
+    parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
     parser.add_argument("--memory", action="store_true")
@@ -77,7 +78,7 @@ def chosen_stories(given):
 
 
 def tell(story, target, sizes, inputs):
-    """The times of one story on one target, and what went wrong."""
+    """The run of one story on one target, and what went wrong."""
     run, wrong = Run(target, sizes, inputs), None
     try:
         with run:
@@ -85,14 +86,14 @@ def tell(story, target, sizes, inputs):
     except (Failed, OSError) as error:
         wrong = str(error)
         say(f"  {target.name}: FAILED {story.names}: {wrong}")
-    return run.times, wrong
+    return run, wrong
 
 
 def measure(given, stories, chosen):
     """All rounds. Each target does a story before any does the next one, and each round begins with another target."""
     sizes = QUICK if given.quick else SIZES
     inputs = {"tree": trees.source_tree()}
-    times, faults, began = {}, [], time.monotonic()
+    times, work, faults, began = {}, {}, [], time.monotonic()
     for number in range(given.rounds):
         for at, story in enumerate(stories):
             if story.once and number > 0:
@@ -101,9 +102,10 @@ def measure(given, stories, chosen):
             for target in chosen[turn:] + chosen[:turn]:
                 if story.only and target.name not in story.only:
                     continue
-                took, wrong = tell(story, target, sizes, inputs)
-                for name, seconds in took.items():
-                    times.setdefault(name, {}).setdefault(target.name, []).append(seconds)
+                run, wrong = tell(story, target, sizes, inputs)
+                for kept, new in ((times, run.times), (work, run.work)):
+                    for name, seconds in new.items():
+                        kept.setdefault(name, {}).setdefault(target.name, []).append(round(seconds, 6))
                 if wrong:
                     faults.append({"target": target.name, "workloads": story.names, "wrong": wrong})
             say(f"round {number + 1} of {given.rounds}, after {time.monotonic() - began:.0f} s")
@@ -120,6 +122,7 @@ def measure(given, stories, chosen):
         "targets": [target.name for target in chosen],
         "machine": about(),
         "times": times,
+        "processor": work,
         "faults": faults,
         "start": memory.starts(),
     }
@@ -151,7 +154,7 @@ def main():
             target.remove()
     with open(given.json, "w") as file:
         json.dump(results, file, indent=1)
-    report.show(results)
+    report.show(results, "processor" if given.processor else "times")
     if given.out:
         report.publish(results, given.out)
     # A target that fails is a result; kmsfs may not.

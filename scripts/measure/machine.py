@@ -67,6 +67,15 @@ def processes_naming(text):
     return found
 
 
+def processor_seconds(pid):
+    """What all threads of a process have used."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as used:
+            total += int(used.read().split()[0])
+    return total / 1e9
+
+
 def first_line(*command):
     try:
         return run(*command).strip().splitlines()[0]

@@ -73,17 +73,17 @@ def fill(folder, files):
 def walk(target, files):
     """Memory after everything was made, and after it was walked by a fresh daemon."""
     fill(target.dir, files)
-    said = {"after making": state(target.daemon())}
+    said = {"after making": state(target.daemons()[0])}
     target.cool()
-    said["fresh"] = state(target.daemon())
+    said["fresh"] = state(target.daemons()[0])
     counted = int(run("sh", "-c", 'find "$0" -type f -printf "%s\\n" | wc -l', target.dir))
     if counted != files:
         raise Failed(f"{counted} files instead of {files}")
-    said["after find"] = state(target.daemon())
+    said["after find"] = state(target.daemons()[0])
     run("sh", "-c", 'find "$0" -type f -print0 | xargs -0 cat >/dev/null', target.dir)
-    said["after reading all"] = state(target.daemon())
+    said["after reading all"] = state(target.daemons()[0])
     drop_caches()
-    said["after the kernel forgot all"] = state(target.daemon())
+    said["after the kernel forgot all"] = state(target.daemons()[0])
     return said
 
 
@@ -107,7 +107,7 @@ def soak(target, minutes):
     try:
         while time.monotonic() < end:
             time.sleep(min(SAMPLE_SECONDS, 6 * minutes))
-            samples.append(state(target.daemon()))
+            samples.append(state(target.daemons()[0]))
             if any(churner.poll() is not None for churner in churners):
                 raise Failed("the churn ended by itself: it failed")
     finally:

@@ -52,6 +52,11 @@ class Target:
     def mount(self):
         self.start()
         wait_for(f"the mount of {self.name}", lambda: is_mounted(self.dir))
+        self.pids = processes_naming(self.dir)
+
+    def daemons(self):
+        """Process ids of what serves the mount."""
+        return self.pids
 
     def unmount(self):
         if not is_mounted(self.dir):
@@ -88,7 +93,7 @@ class Backing(Target):
     """The directory itself, without a filesystem above."""
 
     def mount(self):
-        self.dir = self.store
+        self.dir, self.pids = self.store, []
 
     def unmount(self):
         pass
@@ -114,6 +119,7 @@ class Fscrypt(Target):
         run("mkfs.ext4", "-q", "-b", 4096, "-O", "encrypt", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
 
     def mount(self):
+        self.pids = []
         run("mount", "-o", "loop", self.image, self.disk)
         identifier = fscrypt.add_key(self.disk, self.KEY)
         self.dir = os.path.join(self.disk, "private")
@@ -172,10 +178,6 @@ class Kmsfs(Target):
 
     def stop(self):
         run(KMSFS, "umount", self.dir)
-
-    def daemon(self):
-        """Process id of what serves the mount."""
-        return processes_naming(self.dir)[0]
 
 
 class Disk:
