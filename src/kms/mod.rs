@@ -19,6 +19,7 @@ mod bundle_file;
 mod context;
 mod control;
 mod error;
+pub mod explain;
 pub mod grant;
 mod key;
 mod keyset;
