@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::blob::{self, Blob, Origin};
 use super::bundle::{self, Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
+use super::recorder::{MountAudit, OwnUse, Recorder};
 use super::slots::UnlockSecret;
 use super::users::Users;
 use super::warden::Warden;
@@ -70,6 +71,8 @@ pub enum CopyState {
 /// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
 pub struct LocalKms {
     warden: Warden,
+    /// Where uses are recorded: set once the process that serves a mount is there.
+    recorder: OnceLock<Recorder>,
     keys: RwLock<Arc<KeySet>>,
     generation: AtomicU64,
     source: Option<Source>,
@@ -78,7 +81,7 @@ pub struct LocalKms {
 impl LocalKms {
     /// A KMS over these keys, which never change.
     pub fn fixed(keys: Arc<KeySet>) -> Self {
-        Self { warden: Warden::default(), keys: RwLock::new(keys), generation: AtomicU64::new(0), source: None }
+        Self::over(keys, AtomicU64::new(0), None)
     }
 
     /// A KMS over a bundle file, that of a keystore or that of a volume. If it is missing or damaged, the generation
@@ -98,7 +101,7 @@ impl LocalKms {
         let keystore = header.keystore;
         let source =
             Source { path: path.to_path_buf(), root, keystore, header: Mutex::new(header), seen: Mutex::new(seen) };
-        Ok(Self { warden: Warden::default(), keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
+        Ok(Self::over(Arc::new(keys), generation, Some(source)))
     }
 
     /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
@@ -108,6 +111,23 @@ impl LocalKms {
         let id = cmk.id.clone();
         keys.put(cmk);
         (Self::fixed(Arc::new(keys)), id)
+    }
+
+    fn over(keys: Arc<KeySet>, generation: AtomicU64, source: Option<Source>) -> Self {
+        let (warden, recorder) = (Warden::default(), OnceLock::new());
+        Self { warden, recorder, keys: RwLock::new(keys), generation, source }
+    }
+
+    /// Records from now on what keys are used for. Only the first call counts.
+    pub fn record_to(&self, audit: MountAudit) {
+        let _ = self.recorder.set(Recorder::new(audit));
+    }
+
+    /// Waits until all that was recorded is on the disk; what is not goes to the log of the program.
+    pub fn flush_record(&self) {
+        if let Some(Err(error)) = self.recorder.get().map(|recorder| recorder.log().flush()) {
+            log::error!("{error}");
+        }
     }
 
     /// The same, for users that `users` knows. `owner` is the root of the account.
@@ -227,7 +247,7 @@ impl LocalKms {
         bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
     }
 
-    /// Does what a user may do, and nothing else.
+    /// Does what the requester may do, and nothing else; records it.
     fn admitted<T>(
         &self,
         keys: &Arc<KeySet>,
@@ -235,19 +255,27 @@ impl LocalKms {
         (action, cmk, context): (Action, &Cmk, &EncryptionContext),
         act: impl FnOnce() -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
-        match requester {
-            Requester::Own => act(),
-            Requester::User(request) => {
-                let (admitted, _reason) = self.warden.admit(keys, request.caller, action, cmk, context);
-                admitted.and_then(|()| act())
+        let request = match requester {
+            Requester::Own => {
+                let own = if action == Action::Decrypt { OwnUse::Decrypt } else { OwnUse::GenerateDataKey };
+                return self.recorded(own, cmk, act());
             }
+            Requester::User(request) => request,
+        };
+        let (admitted, reason) = self.warden.admit(keys, request.caller, action, cmk, context);
+        let done = admitted.and_then(|()| act());
+        if let Some(recorder) = self.recorder.get() {
+            let principal = self.warden.principal(request.caller.uid);
+            recorder.user((&request, &principal), (action, cmk, context), done.as_ref().map(|_| ()), &reason);
         }
+        done
     }
 
-    fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
-        let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
-        let cmk = keys.of_blob(blob.origin.number)?;
-        Ok((Self::open(cmk, &blob, context)?, Arc::clone(cmk)))
+    fn recorded<T>(&self, use_: OwnUse, cmk: &Cmk, done: Result<T, KmsError>) -> Result<T, KmsError> {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.own(use_, cmk, done.as_ref().map(|_| ()));
+        }
+        done
     }
 
     fn open(cmk: &Cmk, blob: &Blob<'_>, context: &EncryptionContext) -> Result<DataKey, KmsError> {
@@ -304,9 +332,13 @@ impl Kms for LocalKms {
         to_context: &EncryptionContext,
     ) -> Result<CiphertextBlob, KmsError> {
         let keys = self.keys();
-        let (data_key, own) = Self::unwrap(&keys, blob, from_context)?;
-        let target = to_key.map_or(Ok(&own), |key| keys.resolve(&key.0))?;
-        Self::wrap(target, &data_key, to_context)
+        let parsed = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let own = keys.of_blob(parsed.origin.number)?;
+        let done = Self::open(own, &parsed, from_context).and_then(|data_key| {
+            let target = to_key.map_or(Ok(own), |key| keys.resolve(&key.0))?;
+            Self::wrap(target, &data_key, to_context)
+        });
+        self.recorded(OwnUse::ReEncrypt, own, done)
     }
 
     fn authorize(

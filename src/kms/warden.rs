@@ -31,6 +31,14 @@ const OVERHEAD: usize = 96;
 const NO_OWNER: u32 = u32::MAX;
 
 impl Action {
+    /// As AWS KMS names the operation.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Decrypt => "Decrypt",
+            Self::GenerateDataKey => "GenerateDataKey",
+        }
+    }
+
     /// As IAM names it.
     pub fn name(self) -> &'static str {
         match self {
