@@ -9,6 +9,7 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+pub mod audit;
 pub mod authorize;
 mod backup;
 mod blob;
