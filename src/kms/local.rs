@@ -18,7 +18,7 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
 use super::{
-    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
+    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
     bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
@@ -244,7 +244,7 @@ impl LocalKms {
 impl Kms for LocalKms {
     fn generate_data_key(
         &self,
-        _caller: &Caller,
+        _requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
@@ -254,13 +254,17 @@ impl Kms for LocalKms {
         Ok((data_key, blob))
     }
 
-    fn decrypt(&self, _caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+    fn decrypt(
+        &self,
+        _requester: Requester<'_>,
+        blob: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<DataKey, KmsError> {
         Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
     }
 
     fn re_encrypt(
         &self,
-        _caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,
