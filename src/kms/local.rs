@@ -252,7 +252,7 @@ impl LocalKms {
         &self,
         keys: &Arc<KeySet>,
         requester: Requester<'_>,
-        (action, cmk, context): (Action, &Cmk, &EncryptionContext),
+        (action, cmk, context): (Action, &Arc<Cmk>, &EncryptionContext),
         act: impl FnOnce() -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         let request = match requester {
@@ -280,7 +280,7 @@ impl LocalKms {
 
     fn open(cmk: &Cmk, blob: &Blob<'_>, context: &EncryptionContext) -> Result<DataKey, KmsError> {
         let material = Self::unwrapping(cmk, blob.origin.version)?;
-        blob.open(material, context).map_err(|_| KmsError::InvalidCiphertext(InvalidCiphertext::WrongContext))
+        blob.unwrap_key(material, context).map_err(|_| KmsError::InvalidCiphertext(InvalidCiphertext::WrongContext))
     }
 
     /// The secret of one version, if that may unwrap.
@@ -297,7 +297,7 @@ impl LocalKms {
         cmk.require(Operation::Wrap)?;
         let (version, material) = cmk.wrapping();
         let origin = Origin { number: cmk.number, version };
-        Ok(blob::seal(origin, material, data_key, context))
+        Ok(blob::seal(origin, material, data_key.expose(), context))
     }
 }
 
@@ -319,7 +319,7 @@ impl Kms for LocalKms {
 
     fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
         let keys = self.keys();
-        let parsed = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
         let cmk = keys.of_blob(parsed.origin.number)?;
         self.admitted(&keys, requester, (Action::Decrypt, cmk, context), || Self::open(cmk, &parsed, context))
     }
@@ -332,7 +332,7 @@ impl Kms for LocalKms {
         to_context: &EncryptionContext,
     ) -> Result<CiphertextBlob, KmsError> {
         let keys = self.keys();
-        let parsed = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
         let own = keys.of_blob(parsed.origin.number)?;
         let done = Self::open(own, &parsed, from_context).and_then(|data_key| {
             let target = to_key.map_or(Ok(own), |key| keys.resolve(&key.0))?;
@@ -365,14 +365,14 @@ impl Kms for LocalKms {
     }
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {
-        let origin = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let origin = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let keys = self.keys();
         let cmk = keys.resolve(&key.0)?;
         Ok(origin == Origin { number: cmk.number, version: cmk.newest().number })
     }
 
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
-        let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let Origin { number, version } = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let unknown = KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
         let key = self.keys().id_of(number).cloned().ok_or(unknown)?;
         Ok(KeyOrigin { key, version })

@@ -10,18 +10,23 @@
 
 mod access;
 mod access_key;
+mod asymmetric;
 pub mod audit;
 pub mod authorize;
 mod backup;
+mod base64;
 mod blob;
 mod bundle;
 mod bundle_file;
+mod clock;
 mod context;
 mod control;
 mod error;
 pub mod explain;
 pub mod grant;
 mod key;
+mod key_record;
+mod key_spec;
 mod keyset;
 mod keystore;
 mod local;
@@ -45,8 +50,9 @@ pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
 pub use error::KeystoreError;
 pub use grant::{Constraint, Grant};
-pub use key::{Cmk, KeyState, KeyVersion, Operation};
-pub use keyset::{DeletedKey, KeySet};
+pub use key::{AutomaticRotation, Cmk, KeyManager, KeyState, KeyVersion, Operation, RotationType, SealedPair};
+pub use key_spec::KeySpec;
+pub use keyset::{Alias, DeletedKey, KeySet};
 pub use keystore::{Keystore, LockedKeystore, Part, Verified};
 pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
@@ -59,11 +65,6 @@ use crate::crypto::DataKey;
 
 /// What policies see as `kms:ViaService` in requests that come through a mount.
 pub const VIA_MOUNT: &str = "kmsfs.local";
-
-/// The ARN of a CMK in a region.
-pub fn key_arn(region: &str, key: &KeyId) -> String {
-    format!("arn:aws:kms:{region}:{ACCOUNT}:key/{}", key.0)
-}
 
 /// Who makes a request: the local user behind a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,6 +139,12 @@ pub enum KmsError {
     /// KMSInvalidStateException: pending deletion.
     #[error("key {0} is pending deletion; cancel with: kmsfs key cancel-deletion {0}")]
     InvalidState(String),
+    /// KMSInvalidStateException: not pending deletion.
+    #[error("key {0} is not pending deletion")]
+    NotPending(String),
+    /// AccessDeniedException: kmsfs looks after the key itself.
+    #[error("key {0} is managed by kmsfs and cannot be changed")]
+    ServiceManaged(String),
     /// NotFoundException.
     #[error("key {0} does not exist in this keystore")]
     NotFound(String),

@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::audit::{Event, Log, Uses};
-use super::key::{Cmk, now};
-use super::service::{ApiError, Call, Code, Source};
-use super::{Action, EncryptionContext, InvalidCiphertext, KmsError, Principal, UserRequest, VIA_MOUNT, key_arn};
+use super::clock::now;
+use super::key::Cmk;
+use super::service::{ApiError, Call, Code, Source, key_arn};
+use super::{Action, EncryptionContext, InvalidCiphertext, KmsError, Principal, UserRequest, VIA_MOUNT};
 
 /// What the mount calls itself in the log.
 const AGENT: &str = concat!("kmsfs/", env!("CARGO_PKG_VERSION"));
@@ -141,9 +142,9 @@ fn parameters(action: Action, cmk: &Cmk, context: &EncryptionContext) -> Value {
 fn code(error: &KmsError) -> Code {
     match error {
         KmsError::Disabled(_) => Code::Disabled,
-        KmsError::InvalidState(_) => Code::KmsInvalidState,
+        KmsError::InvalidState(_) | KmsError::NotPending(_) => Code::KmsInvalidState,
         KmsError::NotFound(_) => Code::NotFound,
-        KmsError::AccessDenied(_) => Code::AccessDenied,
+        KmsError::AccessDenied(_) | KmsError::ServiceManaged(_) => Code::AccessDenied,
         KmsError::InvalidCiphertext(_) => Code::InvalidCiphertext,
     }
 }

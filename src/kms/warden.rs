@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use super::authorize::authorize;
+use super::clock::now;
 use super::grant::Grant;
-use super::key::{Cmk, Operation, now};
+use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
-use super::policy::{ConditionKeys, Key, Policy, Request};
+use super::policy::{ConditionKeys, Key, Request};
+use super::service::key_arn;
 use super::users::{Principals, Users};
-use super::{Action, Caller, EncryptionContext, KmsError, Principal, VIA_MOUNT, key_arn};
+use super::{Action, Caller, EncryptionContext, KmsError, Principal, VIA_MOUNT};
 
 /// How long a user keeps the groups that were looked up.
 const FRESH: Duration = Duration::from_secs(1);
@@ -76,9 +78,9 @@ struct Subject {
 
 /// What decides about one CMK.
 struct Rules {
-    /// `None` if it cannot be read: then nobody is let in.
-    policy: Option<Policy>,
-    grants: Vec<Grant>,
+    cmk: Arc<Cmk>,
+    grants: Vec<Arc<Grant>>,
+    aliases: Vec<String>,
     arn: String,
     /// Whether the encryption context may matter.
     sees_context: bool,
@@ -170,7 +172,7 @@ impl Warden {
         keys: &Arc<KeySet>,
         caller: &Caller,
         action: Action,
-        cmk: &Cmk,
+        cmk: &Arc<Cmk>,
         context: &EncryptionContext,
     ) -> Ruling {
         let (principal, serial) = self.subject(caller.uid);
@@ -200,7 +202,7 @@ impl Warden {
     }
 
     /// The rules of a CMK. What was concluded from other keys is dropped.
-    fn rules(&self, keys: &Arc<KeySet>, cmk: &Cmk) -> Arc<Rules> {
+    fn rules(&self, keys: &Arc<KeySet>, cmk: &Arc<Cmk>) -> Arc<Rules> {
         {
             let concluded = self.concluded.read();
             if Arc::ptr_eq(&concluded.keys, keys)
@@ -224,7 +226,7 @@ impl Warden {
         keys: &Arc<KeySet>,
         caller: &Caller,
         action: Action,
-        cmk: &Cmk,
+        cmk: &Arc<Cmk>,
         context: &EncryptionContext,
     ) -> (Result<(), KmsError>, Arc<str>) {
         let ruling = self.rule(keys, caller, action, cmk, context);
@@ -252,32 +254,32 @@ impl Concluded {
 }
 
 impl Rules {
-    fn of(keys: &KeySet, cmk: &Cmk) -> Self {
-        let policy = keys.policy_of(cmk);
-        let words = policy.as_ref().map(|policy| words_of(policy.text())).unwrap_or_default();
-        let grants: Vec<Grant> = keys.grants_of(&cmk.id).cloned().collect();
+    fn of(keys: &KeySet, cmk: &Arc<Cmk>) -> Self {
+        let words = words_of(cmk.policy().text());
+        let grants: Vec<Arc<Grant>> = keys.grants(&cmk.id).cloned().collect();
+        let aliases = keys.aliases().filter(|(_, target)| **target == cmk.id).map(|(name, _)| name.to_owned());
         Self {
             sees_context: words.contains("encryptioncontext") || grants.iter().any(|grant| grant.constraint.is_some()),
             sees_time: words.contains("currenttime") || words.contains("epochtime"),
-            policy,
+            cmk: Arc::clone(cmk),
             grants,
+            aliases: aliases.collect(),
             arn: key_arn("local", &cmk.id),
         }
     }
 
     fn decide(&self, principal: &Principal, action: Action, context: &EncryptionContext, now: u64) -> Ruling {
-        let Some(policy) = &self.policy else {
-            return Ruling { allowed: false, reason: "its policy cannot be read".into(), until: u64::MAX };
-        };
         let keys = ConditionKeys::at(now)
             .context(context)
             .with(Key::ViaService, VIA_MOUNT)
-            .with(Key::KeySpec, "SYMMETRIC_DEFAULT")
+            .resource_tags(&self.cmk.tags)
+            .with_many(Key::ResourceAliases, self.aliases.iter().map(String::as_str))
+            .with(Key::KeySpec, self.cmk.spec.name())
             .with(Key::KeyUsage, "ENCRYPT_DECRYPT")
             .with(Key::KeyOrigin, "AWS_KMS")
             .with(Key::EncryptionAlgorithm, "SYMMETRIC_DEFAULT");
         let request = Request { principal, action: action.name(), resource: &self.arn, keys: &keys };
-        let decision = authorize(policy, &self.grants, &request);
+        let decision = authorize(self.cmk.policy(), self.grants.iter().map(AsRef::as_ref), &request);
         let ends = self.grants.iter().filter_map(|grant| grant.expires).filter(|end| *end > now);
         let until = if self.sees_time { now } else { ends.min().map_or(u64::MAX, |end| end - 1) };
         Ruling { allowed: decision.allowed, reason: decision.reason.to_string().into(), until }
