@@ -223,6 +223,11 @@ impl EncryptedFs {
         if self.config.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }
 
+    /// Whether others than the user who mounted may use the mount.
+    pub fn has_other_users(&self) -> bool {
+        self.config.allow_other
+    }
+
     /// Whether what `caller` makes is to be given to them, because it would be the daemon's.
     fn is_foreign(&self, caller: &Caller) -> bool {
         self.config.allow_other && self.uid == 0 && (caller.uid != 0 || caller.gid != 0)

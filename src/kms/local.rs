@@ -181,6 +181,11 @@ impl LocalKms {
         self.source.as_ref().map(|source| audit::Keys::derive(&source.root))
     }
 
+    /// The keystore that its keys are of.
+    pub fn keystore(&self) -> Option<Uuid> {
+        self.source.as_ref().map(|source| source.keystore)
+    }
+
     /// The bundle that it reads, if any.
     pub fn bundle(&self) -> Option<&Path> {
         self.source.as_ref().map(|source| &*source.path)

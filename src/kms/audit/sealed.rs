@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain::Keys;
-use super::{AuditError, Problem};
+use super::{AuditError, Problem, store};
 use crate::kms::bundle_file;
 
 /// Replaces the file `kind` in `dir`, durably.
@@ -23,7 +23,9 @@ pub(super) fn save<T: Serialize>(dir: &Path, kind: &str, keys: &Keys, value: &T)
     text.push(b'\n');
     text.extend_from_slice(HEXLOWER.encode(&mac).as_bytes());
     text.push(b'\n');
-    Ok(bundle_file::replace_copy(&path, &text)?)
+    bundle_file::replace_copy(&path, &text)?;
+    store::give(dir, &path);
+    Ok(())
 }
 
 /// Reads the file `kind` in `dir`. `None` if it is not there.
