@@ -16,6 +16,7 @@ use super::blob::{self, Blob, Origin};
 use super::bundle::{self, Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
+use super::policy::Policy;
 use super::recorder::{MountAudit, OwnUse, Recorder};
 use super::slots::UnlockSecret;
 use super::users::Users;
@@ -106,8 +107,13 @@ impl LocalKms {
 
     /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
     pub fn ephemeral() -> (Self, KeyId) {
+        Self::ephemeral_under(Policy::mount_default())
+    }
+
+    /// The same, with a policy.
+    pub fn ephemeral_under(policy: Policy) -> (Self, KeyId) {
         let mut keys = KeySet::default();
-        let cmk = Cmk::generate(keys.free_number(), "ephemeral");
+        let cmk = Cmk { policy: Some(policy.into()), ..Cmk::generate(keys.free_number(), "ephemeral") };
         let id = cmk.id.clone();
         keys.put(cmk);
         (Self::fixed(Arc::new(keys)), id)
