@@ -19,6 +19,7 @@
 //! | directory data key | `lng` | - | 32 | HMAC key for long names |
 //! | volume data key | `lnk` | - | 32 | GCM key for symlink targets |
 //! | key material version | `wrap` | nonce 12, SHA-256 of the context | 32 | GCM key of one blob |
+//! | key material version | `pair` | - | 32 | GCM key of the private key of an asymmetric CMK |
 //! | slot secret | `slot` | slot salt 16 | 64 | key-encryption key, commitment |
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
@@ -153,6 +154,11 @@ pub fn symlink_key(volume: &DataKey) -> GcmKey {
 /// key (SP 800-38D section 8.3), as AWS KMS does (Campagna and Gueron, Cryptography 2019 3(3):23).
 pub fn wrap_key(material: &Secret<32>, nonce: &Nonce, context: &[u8]) -> GcmKey {
     gcm(material.expose(), "wrap", &[nonce, &sha256(context)])
+}
+
+/// The key that seals the private key of an asymmetric CMK.
+pub fn pair_key(material: &Secret<32>) -> GcmKey {
+    gcm(material.expose(), "pair", &[])
 }
 
 /// What an unlock slot derives from its secret: the key-encryption key, and a commitment to it.

@@ -219,12 +219,12 @@ impl LocalKms {
     }
 
     fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
-        let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let blob = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
         let Origin { number, version } = blob.origin;
         let invalid = KmsError::InvalidCiphertext;
         let cmk = keys.of_blob(number)?;
         let material = Self::unwrapping(cmk, version)?;
-        let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
+        let data_key = blob.unwrap_key(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
         Ok((data_key, Arc::clone(cmk)))
     }
 
@@ -242,7 +242,7 @@ impl LocalKms {
         cmk.require(Operation::Wrap)?;
         let (version, material) = cmk.wrapping();
         let origin = Origin { number: cmk.number, version };
-        Ok(blob::seal(origin, material, data_key, context))
+        Ok(blob::seal(origin, material, data_key.expose(), context))
     }
 }
 
@@ -282,14 +282,14 @@ impl Kms for LocalKms {
     }
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {
-        let origin = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let origin = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let keys = self.keys();
         let cmk = keys.resolve(&key.0)?;
         Ok(origin == Origin { number: cmk.number, version: cmk.newest().number })
     }
 
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
-        let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let Origin { number, version } = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let unknown = KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
         let key = self.keys().id_of(number).cloned().ok_or(unknown)?;
         Ok(KeyOrigin { key, version })

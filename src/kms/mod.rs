@@ -10,18 +10,23 @@
 
 mod access;
 mod access_key;
+mod asymmetric;
 pub mod audit;
 pub mod authorize;
 mod backup;
+mod base64;
 mod blob;
 mod bundle;
 mod bundle_file;
+mod clock;
 mod context;
 mod control;
 mod error;
 pub mod explain;
 pub mod grant;
 mod key;
+mod key_record;
+mod key_spec;
 mod keyset;
 mod keystore;
 mod local;
@@ -42,8 +47,9 @@ pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
 pub use error::KeystoreError;
 pub use grant::{Constraint, Grant};
-pub use key::{Cmk, KeyState, KeyVersion, Operation};
-pub use keyset::{DeletedKey, KeySet};
+pub use key::{AutomaticRotation, Cmk, KeyManager, KeyState, KeyVersion, Operation, RotationType, SealedPair};
+pub use key_spec::KeySpec;
+pub use keyset::{Alias, DeletedKey, KeySet};
 pub use keystore::{Keystore, LockedKeystore, Part, Verified};
 pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
@@ -116,6 +122,12 @@ pub enum KmsError {
     /// KMSInvalidStateException: pending deletion.
     #[error("key {0} is pending deletion; cancel with: kmsfs key cancel-deletion {0}")]
     InvalidState(String),
+    /// KMSInvalidStateException: not pending deletion.
+    #[error("key {0} is not pending deletion")]
+    NotPending(String),
+    /// AccessDeniedException: kmsfs looks after the key itself.
+    #[error("key {0} is managed by kmsfs and cannot be changed")]
+    ServiceManaged(String),
     /// NotFoundException.
     #[error("key {0} does not exist in this keystore")]
     NotFound(String),

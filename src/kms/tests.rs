@@ -160,7 +160,7 @@ fn a_disabled_key_refuses_on_a_live_kms_until_it_is_enabled() {
     assert!(matches!(keystore.enable("alias/a"), Err(KeystoreError::Kms(KmsError::InvalidState(_)))));
     keystore.cancel_deletion("alias/a").unwrap();
     assert_eq!(keystore.describe_key("alias/a").unwrap().state, KeyState::Disabled);
-    assert!(matches!(keystore.cancel_deletion("alias/a"), Err(KeystoreError::NotPending(_))));
+    assert!(matches!(keystore.cancel_deletion("alias/a"), Err(KeystoreError::Kms(KmsError::NotPending(_)))));
     assert!(matches!(keystore.schedule_deletion("alias/a", 6), Err(KeystoreError::WaitingPeriod(6))));
 
     keystore.enable("alias/a").unwrap();
