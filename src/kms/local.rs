@@ -18,8 +18,8 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
 use super::{
-    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
-    bundle_file,
+    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
+    audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -147,6 +147,11 @@ impl LocalKms {
         Ok(true)
     }
 
+    /// The keys of its keystore's audit log; none for keys that never were in a keystore.
+    pub fn audit_keys(&self) -> Option<audit::Keys> {
+        self.source.as_ref().map(|source| audit::Keys::derive(&source.root))
+    }
+
     /// The bundle that it reads, if any.
     pub fn bundle(&self) -> Option<&Path> {
         self.source.as_ref().map(|source| &*source.path)
@@ -244,7 +249,7 @@ impl LocalKms {
 impl Kms for LocalKms {
     fn generate_data_key(
         &self,
-        _caller: &Caller,
+        _requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
@@ -254,13 +259,17 @@ impl Kms for LocalKms {
         Ok((data_key, blob))
     }
 
-    fn decrypt(&self, _caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+    fn decrypt(
+        &self,
+        _requester: Requester<'_>,
+        blob: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<DataKey, KmsError> {
         Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
     }
 
     fn re_encrypt(
         &self,
-        _caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,

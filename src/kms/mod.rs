@@ -9,6 +9,8 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+mod access_key;
+pub mod audit;
 pub mod authorize;
 mod backup;
 mod blob;
@@ -33,6 +35,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
 pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
@@ -58,6 +61,32 @@ pub struct Caller {
     pub gid: u32,
     /// Process id, for the audit log.
     pub pid: u32,
+}
+
+/// What a user asks of a key through a mount.
+#[derive(Clone, Copy)]
+pub struct UserRequest<'a> {
+    /// The user.
+    pub caller: &'a Caller,
+    /// The plain path of what the key belongs to, for the audit log: told only if the log wants it.
+    pub path: &'a dyn Fn() -> String,
+}
+
+/// In whose name a key is used.
+#[derive(Clone, Copy)]
+pub enum Requester<'a> {
+    /// What serves the files does so on its own: a mount that unlocks a directory to look a name up, a command. Whoever
+    /// runs it has unlocked the keystore, so only the state of the key counts.
+    Own,
+    /// A user, through a mount: the policy and the grants of the key decide as well, and the use is recorded.
+    User(UserRequest<'a>),
+}
+
+impl<'a> Requester<'a> {
+    /// A user, whose request is about what has this path.
+    pub fn user(caller: &'a Caller, path: &'a dyn Fn() -> String) -> Self {
+        Self::User(UserRequest { caller, path })
+    }
 }
 
 /// What the KMS returns for a wrapped key. Nothing outside this room looks inside.
@@ -130,19 +159,18 @@ pub trait Kms: Send + Sync {
     /// GenerateDataKey: a fresh data key, and the same key wrapped under the newest version of `key`.
     fn generate_data_key(
         &self,
-        caller: &Caller,
+        requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError>;
 
     /// Decrypt: the data key in `blob`, if it was wrapped under exactly this context.
-    fn decrypt(&self, caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError>;
+    fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError>;
 
     /// ReEncrypt: the same data key under the newest version of `to_key` (of the blob's own CMK if `None`)
-    /// and another context.
+    /// and another context. No user asks for it through a mount: envelopes follow the objects that users move.
     fn re_encrypt(
         &self,
-        caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,
