@@ -186,11 +186,15 @@ fn row(event: &Event) -> Option<String> {
     let (detail, identity) = (&event.kmsfs, &event.user_identity);
     let mut why = Vec::new();
     match &detail.file {
-        Some(start) => why.push(format!("the log was damaged and goes on in file {}: {}", start.number, start.damage.as_ref()?)),
+        Some(start) => {
+            why.push(format!("the log was damaged and goes on in file {}: {}", start.number, start.damage.as_ref()?))
+        }
         None => why.extend(event.error_code.as_ref().map(ToString::to_string)),
     }
     why.extend(detail.reason.clone());
-    why.extend(detail.repeated.map(|repeated| format!("{} times since {}", repeated.count, output::time(repeated.first))));
+    why.extend(
+        detail.repeated.map(|repeated| format!("{} times since {}", repeated.count, output::time(repeated.first))),
+    );
     why.extend(detail.torn.as_ref().map(|torn| format!("an unfinished line of {} bytes was cut off", torn.bytes)));
     why.extend(detail.gap.as_ref().map(|gap| {
         let (allowed, denied, changes) = (gap.allowed, gap.denied, gap.management);

@@ -314,7 +314,8 @@ impl Event {
     #[must_use]
     pub fn with_error(mut self, error: &ApiError) -> Self {
         // CloudTrail drops the suffix from this one name.
-        self.error_code = Some(if error.code == Code::AccessDenied { "AccessDenied" } else { error.code.name() }.into());
+        self.error_code =
+            Some(if error.code == Code::AccessDenied { "AccessDenied" } else { error.code.name() }.into());
         self.error_message = (!error.message.is_empty()).then(|| parameters::bounded(&error.message));
         if let Some(detail) = &error.detail {
             self.kmsfs.reason = Some(detail.clone());

@@ -57,7 +57,8 @@ impl Filter {
     fn is_about(&self, event: &Event, key: &str) -> bool {
         event.resources.iter().any(|resource| resource.arn == key)
             || event.keys().any(|id| id.0 == key || self.key_ids.contains(&id))
-            || names(event).any(|name| name == key || name.rsplit_once(":alias/").is_some_and(|(_, n)| is_alias(key, n)))
+            || names(event)
+                .any(|name| name == key || name.rsplit_once(":alias/").is_some_and(|(_, n)| is_alias(key, n)))
     }
 }
 

@@ -79,7 +79,8 @@ impl Queue {
         let deadline = Instant::now() + patience;
         while state.events.len() >= self.capacity {
             if state.gap.is_some() || state.is_stuck || self.room.wait_until(&mut state, deadline).timed_out() {
-                let reason = state.unfit.clone().unwrap_or_else(|| "events come faster than they can be written".into());
+                let reason =
+                    state.unfit.clone().unwrap_or_else(|| "events come faster than they can be written".into());
                 return lose(&mut state, event.event_time, weight, reason);
             }
         }

@@ -89,7 +89,11 @@ fn a_line_has_the_shape_of_cloudtrail() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path(), Options::default());
     let error = ApiError::new(Code::AccessDenied, "not authorized").because("no statement allows it");
-    let call = Call { source: Source::Address("127.0.0.1".parse::<IpAddr>().unwrap()), access_key: Some("AKIA"), ..call(&Principal::Root) };
+    let call = Call {
+        source: Source::Address("127.0.0.1".parse::<IpAddr>().unwrap()),
+        access_key: Some("AKIA"),
+        ..call(&Principal::Root)
+    };
     log.record(Event::of(&call, "Decrypt", 1_700_000_000).with_key(ARN).with_error(&error).by_uid(1000)).unwrap();
     log.flush().unwrap();
     let text = fs::read_to_string(file_path(dir.path(), 1)).unwrap();
@@ -171,7 +175,8 @@ fn writers_at_once_make_one_chain() {
         }
     });
     let verified = assert_sound(dir.path());
-    let mut times: Vec<u64> = events(dir.path()).iter().filter(|e| e.kmsfs.file.is_none()).map(|e| e.event_time).collect();
+    let mut times: Vec<u64> =
+        events(dir.path()).iter().filter(|e| e.kmsfs.file.is_none()).map(|e| e.event_time).collect();
     times.sort_unstable();
     let expected: Vec<u64> = (0..4).flat_map(|writer| (0..500).map(move |n| writer * 1000 + n)).collect();
     assert_eq!(times, expected);

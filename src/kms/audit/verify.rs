@@ -254,5 +254,7 @@ fn contradicts(at: &Position, anchor: Option<&Position>, known: Option<&Head>) -
     }
     let known = known.filter(|known| known.sequence == at.sequence);
     let is_other = known.is_some_and(|known| known.mac != HEXLOWER.encode(&at.mac));
-    is_other.then(|| "the line is another one than the head that was given: the log went back and was written anew".to_owned())
+    is_other.then(|| {
+        "the line is another one than the head that was given: the log went back and was written anew".to_owned()
+    })
 }

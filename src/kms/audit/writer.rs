@@ -205,7 +205,9 @@ impl Writer {
     fn stuck(&mut self, error: &AuditError, flush: Option<u64>) {
         let reason = error.to_string();
         if !std::mem::replace(&mut self.is_stuck, true) {
-            log::error!("the audit log cannot be written: {reason}. Until it can, changes of keys are refused and uses only counted");
+            log::error!(
+                "the audit log cannot be written: {reason}. Until it can, changes of keys are refused and uses only counted"
+            );
         }
         self.sync_at = Some(Instant::now() + RETRY);
         self.shared.queue.stuck(reason, flush);
