@@ -8,10 +8,13 @@
 //! - a command that fails says what happened, to which file or key, and what to do next (`failure`);
 //! - what a program may read goes to standard output, everything else to standard error.
 
+mod access_key;
+mod aws_config;
 mod background;
 mod bar;
 mod checks;
 mod completions;
+mod credentials;
 mod failure;
 mod fsck;
 mod helper;
@@ -34,6 +37,7 @@ mod rekey;
 mod remount;
 mod rewrap;
 mod secret;
+mod serve;
 mod set_suite;
 mod shred;
 mod speed;
@@ -41,6 +45,7 @@ mod status;
 mod target;
 mod umount;
 mod unlock;
+mod users;
 mod volumes;
 
 use std::ffi::{OsStr, OsString};
@@ -77,6 +82,14 @@ enum Verb {
     Key(key::Args),
     /// Back up the keystore, restore it, or check it
     Keystore(keystore_backup::Args),
+    /// Serve the keystore to programs that speak to AWS KMS
+    Serve(serve::Args),
+    /// Make, list and delete the access keys that requests over TCP are signed with
+    AccessKey(access_key::Args),
+    /// Print a profile for programs that read ~/.aws/config
+    AwsConfig(aws_config::Args),
+    /// Print short-lived credentials for the calling user, as the setting credential_process of AWS's programs wants them
+    Credentials(credentials::Args),
     /// Change the passphrase of the keystore
     Passphrase(passphrase::Args),
     /// Check the recovery key, or replace it
@@ -139,6 +152,10 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
         Verb::Keystore(args) => keystore_backup::run(&args),
+        Verb::Serve(args) => serve::run(&args),
+        Verb::AccessKey(args) => access_key::run(&args),
+        Verb::AwsConfig(args) => aws_config::run(&args),
+        Verb::Credentials(args) => credentials::run(&args),
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),
