@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::credentials::ServerArgs;
 use super::failure::{Code, Failure};
 use super::output;
-use crate::kms::api::{ENDPOINT, LOCAL_REGION};
+use crate::kms::api::ENDPOINT;
+use crate::kms::service::LOCAL_REGION;
 
 /// Arguments of `kmsfs aws-config`.
 #[derive(clap::Args)]

@@ -25,6 +25,7 @@ mod key_alias;
 mod key_use;
 mod keystore;
 mod keystore_backup;
+mod kms_call;
 mod logging;
 mod migrate;
 mod mount;

@@ -3,7 +3,7 @@
 //! Short-lived credentials stand in their own session token, `version 1 | ends u64 | nonce 8 | uid u32 | name | mac 32`, so
 //! that any server of the keystore knows them again. They end by themselves and cannot be taken back sooner.
 
-use data_encoding::{BASE64, BASE64URL_NOPAD};
+use data_encoding::BASE64URL_NOPAD;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -17,9 +17,6 @@ const FIXED_LEN: usize = 21;
 const MAC_LEN: usize = 32;
 /// Longest session token in text; the name of a user has 255 bytes at most.
 const MAX_TOKEN: usize = 512;
-/// The bytes of an HMAC that make a secret: 40 letters, as AWS's secrets have.
-const SECRET_LEN: usize = 30;
-
 /// How long short-lived credentials may last, in seconds: those of AWS STS.
 pub const DURATIONS: std::ops::RangeInclusive<u64> = 900..=43_200;
 /// How long they last if nobody says otherwise.
@@ -53,11 +50,6 @@ impl Keystore {
     }
 }
 
-fn secret_text(key: &Secret<32>, parts: &[&[u8]]) -> Zeroizing<String> {
-    let bytes = Zeroizing::new(derive::hmac(key, parts));
-    Zeroizing::new(BASE64.encode(&bytes[..SECRET_LEN]))
-}
-
 impl CredentialKeys {
     /// Those of the keystore with this root key.
     fn new(root: &Secret<32>) -> Self {
@@ -65,8 +57,8 @@ impl CredentialKeys {
     }
 
     /// The secret of a long-lived access key.
-    pub(in crate::kms) fn access_key_secret(&self, id: &str) -> Zeroizing<String> {
-        secret_text(&self.access, &[id.as_bytes()])
+    pub(super) fn access_key_secret(&self, id: &str) -> Zeroizing<String> {
+        access_key::secret(&self.access, &[id.as_bytes()])
     }
 
     /// Credentials for a user until `ends`, in unix seconds.
@@ -88,7 +80,7 @@ impl CredentialKeys {
     }
 
     fn session_secret(&self, payload: &[u8]) -> Zeroizing<String> {
-        secret_text(&self.session, &[b"secret\0", payload])
+        access_key::secret(&self.session, &[b"secret\0", payload])
     }
 
     /// Whom a session token is for, and the secret that goes with it.

@@ -10,13 +10,11 @@ use super::refusal::Refusal;
 use super::replay::Replays;
 use super::sigv4::{Authorization, single};
 use crate::kms::access_key::{AccessKey, SHORT_LIVED};
-use crate::kms::service::Source;
+use crate::kms::service::{LOCAL_REGION, Source};
 use crate::kms::users::Principals;
 use crate::kms::{Principal, root_arn};
 
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
-/// The region of requests that name none, because they are not signed.
-pub const LOCAL_REGION: &str = "local";
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,8 +18,8 @@ use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
-use crate::kms::key;
 use crate::kms::service::{ApiError, Call, Code, Service};
+use crate::kms::{AccessKey, clock};
 
 const SERVICE: &str = "kms";
 const JSON: &str = "application/x-amz-json-1.1";
@@ -94,7 +94,9 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
 impl Api {
     fn identify(&self, peer: Peer, parts: &Parts, body: &[u8], service: &str) -> Result<Identity, Refusal> {
         let arrived = Arrived { method: parts.method.as_str(), headers: &parts.headers, body };
-        self.gate.identify(peer, &arrived, (service, key::now()), |id| self.service.access_key(id))
+        self.gate.identify(peer, &arrived, (service, clock::now()), |id| {
+            self.service.keys().access_key(id).map(|key| AccessKey::clone(key))
+        })
     }
 
     fn call(&self, call: &Call<'_>, operation: &str, parameters: Value) -> Result<Value, ApiError> {
@@ -118,7 +120,7 @@ async fn operate(
     let parameters = strict_json::parameters(&body)?;
     let is_change = changes(&operation);
     if is_change && let Some((_, signature)) = &identity.signed {
-        api.gate.replays.check(*signature, origin.connection, key::now()).map_err(Refusal::into_kms)?;
+        api.gate.replays.check(*signature, origin.connection, clock::now()).map_err(Refusal::into_kms)?;
     }
     if let Some(answer) = local::answer(&api, origin.peer, &identity, (&operation, &parameters)) {
         return answer;

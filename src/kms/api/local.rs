@@ -6,7 +6,7 @@ use super::credentials::{DEFAULT_DURATION, DURATIONS};
 use super::gate::{Identity, Peer};
 use super::http::Api;
 use super::{ENDPOINT, SESSION_CREDENTIALS};
-use crate::kms::key;
+use crate::kms::clock;
 use crate::kms::service::{ApiError, Code};
 
 /// The answer to one of the server's own operations; `None` if it is another one.
@@ -42,7 +42,7 @@ fn session_credentials(api: &Api, uid: u32, parameters: &Value) -> Result<Value,
         let text = format!("DurationSeconds must be {} to {}", DURATIONS.start(), DURATIONS.end());
         return Err(ApiError::new(Code::Validation, text));
     };
-    let ends = key::now() + seconds;
+    let ends = clock::now() + seconds;
     let session = api.gate.keys.session(uid, &api.gate.principals.name(uid), ends);
     Ok(json!({
         "AccessKeyId": session.access_key,

@@ -30,7 +30,6 @@ mod tls;
 
 pub use client::{CallError, Client};
 pub use credentials::{CredentialKeys, DEFAULT_DURATION, DURATIONS};
-pub use gate::LOCAL_REGION;
 pub use server::{Listen, OWNER_SOCKET, ServeError, Server, Stop, TlsFiles};
 
 /// What the operation's name comes after in `X-Amz-Target`.

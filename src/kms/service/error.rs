@@ -46,6 +46,8 @@ pub enum Code {
     MalformedPolicyDocument,
     /// MissingAuthenticationTokenException.
     MissingAuthenticationToken,
+    /// NotAuthorizedException.
+    NotAuthorized,
     /// NotFoundException.
     NotFound,
     /// SerializationException.
@@ -88,6 +90,7 @@ impl Code {
         Self::LimitExceeded,
         Self::MalformedPolicyDocument,
         Self::MissingAuthenticationToken,
+        Self::NotAuthorized,
         Self::NotFound,
         Self::Serialization,
         Self::Tag,
@@ -122,6 +125,7 @@ impl Code {
             Self::LimitExceeded => "LimitExceededException",
             Self::MalformedPolicyDocument => "MalformedPolicyDocumentException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
+            Self::NotAuthorized => "NotAuthorizedException",
             Self::NotFound => "NotFoundException",
             Self::Serialization => "SerializationException",
             Self::Tag => "TagException",
