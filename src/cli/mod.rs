@@ -8,6 +8,7 @@
 //! - a command that fails says what happened, to which file or key, and what to do next (`failure`);
 //! - what a program may read goes to standard output, everything else to standard error.
 
+mod audit;
 mod background;
 mod bar;
 mod checks;
@@ -75,6 +76,8 @@ enum Verb {
     Status(status::Args),
     /// Make, list, rotate, disable and name the keys of the keystore
     Key(key::Args),
+    /// Read the audit log: who used which key, and who was refused; check that nobody changed it
+    Audit(audit::Args),
     /// Back up the keystore, restore it, or check it
     Keystore(keystore_backup::Args),
     /// Change the passphrase of the keystore
@@ -138,6 +141,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Keystore(args) => keystore_backup::run(&args),
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),

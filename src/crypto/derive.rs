@@ -24,6 +24,8 @@
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
 //! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
+//! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
+//! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -179,4 +181,14 @@ pub fn bundle_key(root: &Secret<32>) -> GcmKey {
 /// The HMAC key for the grant tokens of a keystore.
 pub fn grant_token_key(root: &Secret<32>) -> Secret<32> {
     expand(root.expose(), "grant", &[])
+}
+
+/// The key that chains the lines of the audit log.
+pub fn audit_line_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "audit", &[])
+}
+
+/// The key that seals the files beside the audit log.
+pub fn audit_anchor_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "anchor", &[])
 }
