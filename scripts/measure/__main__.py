@@ -13,7 +13,7 @@ import report
 import targets
 import trees
 from bench_run import STORIES, Run
-from machine import Failed, about, fail, say
+from machine import AREA, Failed, about, fail, say
 
 MIB = 1 << 20
 SIZES = {
@@ -47,6 +47,8 @@ def options():
     parser.add_argument("--workloads", default="*")
     parser.add_argument("--skip-big", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--image", action="store_true")
+    parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
     parser.add_argument("--memory", action="store_true")
@@ -58,8 +60,8 @@ def options():
     return given
 
 
-def chosen_targets(only):
-    known = targets.everything()
+def chosen_targets(only, base):
+    known = targets.everything(base)
     names = only.split(",") if only else list(known)
     for name in names:
         if name not in known:
@@ -76,7 +78,7 @@ def chosen_stories(given):
 
 
 def tell(story, target, sizes, inputs):
-    """The times of one story on one target, and what went wrong."""
+    """The run of one story on one target, and what went wrong."""
     run, wrong = Run(target, sizes, inputs), None
     try:
         with run:
@@ -84,14 +86,14 @@ def tell(story, target, sizes, inputs):
     except (Failed, OSError) as error:
         wrong = str(error)
         say(f"  {target.name}: FAILED {story.names}: {wrong}")
-    return run.times, wrong
+    return run, wrong
 
 
 def measure(given, stories, chosen):
     """All rounds. Each target does a story before any does the next one, and each round begins with another target."""
     sizes = QUICK if given.quick else SIZES
     inputs = {"tree": trees.source_tree()}
-    times, faults, began = {}, [], time.monotonic()
+    times, work, faults, began = {}, {}, [], time.monotonic()
     for number in range(given.rounds):
         for at, story in enumerate(stories):
             if story.once and number > 0:
@@ -100,25 +102,29 @@ def measure(given, stories, chosen):
             for target in chosen[turn:] + chosen[:turn]:
                 if story.only and target.name not in story.only:
                     continue
-                took, wrong = tell(story, target, sizes, inputs)
-                for name, seconds in took.items():
-                    times.setdefault(name, {}).setdefault(target.name, []).append(seconds)
+                run, wrong = tell(story, target, sizes, inputs)
+                for kept, new in ((times, run.times), (work, run.work)):
+                    for name, seconds in new.items():
+                        kept.setdefault(name, {}).setdefault(target.name, []).append(round(seconds, 6))
                 if wrong:
                     faults.append({"target": target.name, "workloads": story.names, "wrong": wrong})
-            spent = time.monotonic() - began
-            say(f"round {number + 1} of {given.rounds}, {', '.join(story.names)}: {spent:.0f} s so far")
+            say(f"round {number + 1} of {given.rounds}, after {time.monotonic() - began:.0f} s")
+            for name in story.names:
+                say(f"  {name}: " + ", ".join(f"{who} {took[-1]:.3f}" for who, took in times.get(name, {}).items()))
     return {
         "command": os.environ["BENCH_COMMAND"].strip(),
         "seconds": round(time.monotonic() - began),
         "rounds": given.rounds,
         "quick": given.quick,
+        "image": given.image,
         "sizes": sizes,
         "tree": {name: inputs["tree"][name] for name in ("files", "bytes")},
         "targets": [target.name for target in chosen],
         "machine": about(),
         "times": times,
+        "processor": work,
         "faults": faults,
-        "start": memory.starts(targets.everything()),
+        "start": memory.starts(),
     }
 
 
@@ -132,19 +138,23 @@ def main():
         return 0
     if given.memory or given.soak:
         return memory.main(given)
-    stories, chosen = chosen_stories(given), chosen_targets(given.only)
+    disk = targets.Disk()
+    stories, chosen = chosen_stories(given), chosen_targets(given.only, disk.base if given.image else AREA)
     made = []
     try:
+        if given.image:
+            made.append(disk)
+            disk.make()
         for target in chosen:
             made.append(target)
             target.make()
         results = measure(given, stories, chosen)
     finally:
-        for target in made:
+        for target in reversed(made):
             target.remove()
     with open(given.json, "w") as file:
         json.dump(results, file, indent=1)
-    report.show(results)
+    report.show(results, "processor" if given.processor else "times")
     if given.out:
         report.publish(results, given.out)
     # A target that fails is a result; kmsfs may not.

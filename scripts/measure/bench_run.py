@@ -3,10 +3,11 @@
 import contextlib
 import fnmatch
 import os
+import resource
 import shutil
 import time
 
-from machine import settle
+from machine import processor_seconds
 
 STORIES = []
 
@@ -39,7 +40,7 @@ class Run:
 
     def __init__(self, target, sizes, inputs):
         self.target, self.sizes, self.inputs = target, sizes, inputs
-        self.times = {}
+        self.times, self.work = {}, {}
         self.folder = "work"
 
     def path(self, name=""):
@@ -52,19 +53,28 @@ class Run:
 
     def __exit__(self, *_):
         shutil.rmtree(self.path(), ignore_errors=True)
-        settle()
+        self.target.settle()
 
     @contextlib.contextmanager
     def timed(self, name):
         """Times its body; everything written before is on the disk first."""
-        settle()
-        began = time.perf_counter()
+        self.target.settle()
+        work, began = self.worked(), time.perf_counter()
         yield
         self.times[name] = time.perf_counter() - began
+        self.work[name] = self.worked() - work
 
-    def took(self, name, seconds):
-        """Enters a time that a program measured by itself."""
-        self.times[name] = seconds
+    def worked(self):
+        """Processor seconds so far of the programs that ask and of the daemon that answers."""
+        asked = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(used.ru_utime + used.ru_stime for used in asked) + sum(map(processor_seconds, self.target.daemons()))
+
+    def took(self, name, measure):
+        """Enters the seconds that a program measured by itself, which `measure` returns."""
+        self.target.settle()
+        work = self.worked()
+        self.times[name] = measure()
+        self.work[name] = self.worked() - work
 
     def cool(self):
         self.target.cool()

@@ -7,7 +7,7 @@ import subprocess
 import zlib
 
 from bench_run import story
-from machine import Failed, settle
+from machine import Failed
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -100,7 +100,7 @@ def laid_out(run):
     size = run.sizes["random"]
     file = ["--filename=blocks", f"--size={size}", "--bs=4k", "--verify=crc32c"]
     fio(run, "--name=lay", "--rw=write", "--do_verify=0", "--end_fsync=1", *file)
-    settle()
+    run.target.settle()
     return file
 
 
@@ -109,11 +109,11 @@ def random_reads(run):
     file = laid_out(run)
     count = f"--number_ios={run.sizes['random cold']}"
     run.cool()
-    run.took("read-4k-cold", fio(run, "--name=cold", "--rw=randread", count, *file))
+    run.took("read-4k-cold", lambda: fio(run, "--name=cold", "--rw=randread", count, *file))
     run.cool()
-    run.took("read-4k-direct", fio(run, "--name=direct", "--rw=randread", "--direct=1", count, *file))
+    run.took("read-4k-direct", lambda: fio(run, "--name=direct", "--rw=randread", "--direct=1", count, *file))
     read_all(run.path("blocks"))
-    run.took("read-4k-warm", fio(run, "--name=warm", "--rw=randread", "--loops=4", *file))
+    run.took("read-4k-warm", lambda: fio(run, "--name=warm", "--rw=randread", "--loops=4", *file))
 
 
 def read_all(path):
@@ -125,11 +125,11 @@ def read_all(path):
 @story("write-4k", "write-4k-fsync")
 def random_writes(run):
     file = laid_out(run)
-    run.took("write-4k", fio(run, "--name=write", "--rw=randwrite", "--do_verify=0", "--end_fsync=1", *file))
+    run.took("write-4k", lambda: fio(run, "--name=write", "--rw=randwrite", "--do_verify=0", "--end_fsync=1", *file))
     run.cool()
     fio(run, "--name=check", "--rw=randwrite", "--verify_only=1", *file)
     syncs = ["--rw=randwrite", f"--number_ios={run.sizes['syncs']}", "--fsync=1", "--do_verify=0"]
-    run.took("write-4k-fsync", fio(run, "--name=sync", *syncs, *file))
+    run.took("write-4k-fsync", lambda: fio(run, "--name=sync", *syncs, *file))
     run.cool()
     fio(run, "--name=check", "--rw=read", *file)
 
@@ -137,8 +137,7 @@ def random_writes(run):
 @story("mixed-writers")
 def mixed_writers(run):
     shape = ["--rw=randwrite", "--bsrange=4k-64k", f"--size={run.sizes['random'] // 4}", "--numjobs=4", "--verify=crc32c"]
-    took = fio(run, "--name=mixed", "--do_verify=0", "--end_fsync=1", *shape)
-    run.took("mixed-writers", took)
+    run.took("mixed-writers", lambda: fio(run, "--name=mixed", "--do_verify=0", "--end_fsync=1", *shape))
     run.cool()
     fio(run, "--name=mixed", "--verify_only=1", *shape)
 

@@ -1,5 +1,6 @@
 """What the machine is, and the few things that every measurement asks of it."""
 
+import ctypes
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import sys
 AREA = os.environ.get("AREA", "")
 KMSFS = os.environ.get("KMSFS_BIN", "")
 PASSTHROUGH = os.environ.get("PASSTHROUGH", "")
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Failed(Exception):
@@ -28,13 +30,18 @@ def run(*command, **options):
     return done.stdout.decode(errors="replace")
 
 
-def settle():
-    """What was written before is on the disk, so that nobody pays for the work of others."""
-    os.sync()
+def settle(*paths):
+    """What was written to these filesystems is on the disk, so that nobody pays for the work of others."""
+    for path in paths:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if LIBC.syncfs(folder) != 0:
+                raise OSError(ctypes.get_errno(), f"syncfs {path}")
+        finally:
+            os.close(folder)
 
 
 def drop_caches():
-    os.sync()
     with open("/proc/sys/vm/drop_caches", "w") as knob:
         knob.write("3\n")
 
@@ -58,6 +65,15 @@ def processes_naming(text):
         if os.fsencode(text) in words:
             found.append(int(entry))
     return found
+
+
+def processor_seconds(pid):
+    """What all threads of a process have used."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as used:
+            total += int(used.read().split()[0])
+    return total / 1e9
 
 
 def first_line(*command):

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from machine import KMSFS, Failed, drop_caches, run, say
+from machine import AREA, KMSFS, Failed, drop_caches, run, say
 from targets import Kmsfs
 
 TRIES = 9
@@ -25,12 +25,9 @@ def milliseconds(work):
     return statistics.median(times)
 
 
-def starts(known):
+def starts():
     """How long it takes until kmsfs is there, with the aim of each."""
-    target = known["kmsfs"]
-    target.name, target.home = "start", target.home + "-start"
-    target.store, target.dir = os.path.join(target.home, "store"), os.path.join(target.home, "mnt")
-    target.passfile = os.path.join(target.home, "pass")
+    target = Kmsfs("start", AREA)
     try:
         target.make()
         times = []
@@ -76,17 +73,17 @@ def fill(folder, files):
 def walk(target, files):
     """Memory after everything was made, and after it was walked by a fresh daemon."""
     fill(target.dir, files)
-    said = {"after making": state(target.daemon())}
+    said = {"after making": state(target.daemons()[0])}
     target.cool()
-    said["fresh"] = state(target.daemon())
+    said["fresh"] = state(target.daemons()[0])
     counted = int(run("sh", "-c", 'find "$0" -type f -printf "%s\\n" | wc -l', target.dir))
     if counted != files:
         raise Failed(f"{counted} files instead of {files}")
-    said["after find"] = state(target.daemon())
+    said["after find"] = state(target.daemons()[0])
     run("sh", "-c", 'find "$0" -type f -print0 | xargs -0 cat >/dev/null', target.dir)
-    said["after reading all"] = state(target.daemon())
+    said["after reading all"] = state(target.daemons()[0])
     drop_caches()
-    said["after the kernel forgot all"] = state(target.daemon())
+    said["after the kernel forgot all"] = state(target.daemons()[0])
     return said
 
 
@@ -110,7 +107,7 @@ def soak(target, minutes):
     try:
         while time.monotonic() < end:
             time.sleep(min(SAMPLE_SECONDS, 6 * minutes))
-            samples.append(state(target.daemon()))
+            samples.append(state(target.daemons()[0]))
             if any(churner.poll() is not None for churner in churners):
                 raise Failed("the churn ended by itself: it failed")
     finally:
@@ -130,7 +127,7 @@ def verdict_of_soak(samples):
 
 
 def main(given):
-    target = Kmsfs("kmsfs")
+    target = Kmsfs("kmsfs", AREA)
     try:
         target.make()
         if given.soak:

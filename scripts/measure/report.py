@@ -18,11 +18,11 @@ def is_big(name):
     return name.startswith(BIG)
 
 
-def medians(results):
-    """Seconds by workload and target."""
+def medians(results, kind="times"):
+    """Seconds by workload and target: of the clock, or with `processor` of the programs and the daemon."""
     return {
         name: {target: statistics.median(times) for target, times in by_target.items()}
-        for name, by_target in results["times"].items()
+        for name, by_target in results[kind].items()
     }
 
 
@@ -66,9 +66,9 @@ def ratio_table(rows, targets, base):
     return grid([f"time / {base}", *targets], [*body, ["geometric mean", *means]])
 
 
-def tables(results):
+def tables(results, kind="times"):
     """Pairs of a title and a table."""
-    all_rows = medians(results)
+    all_rows = medians(results, kind)
     made = []
     for title, rows in (
         ("", {name: row for name, row in all_rows.items() if not is_big(name)}),
@@ -112,8 +112,8 @@ def verdicts(results):
     return "\n".join(lines)
 
 
-def show(results):
-    for title, table in tables(results):
+def show(results, kind):
+    for title, table in tables(results, kind):
         say(f"\n{title}\n\n{table}")
     say(f"\n{verdicts(results)}\n")
     for fault in results["faults"]:

@@ -5,7 +5,7 @@ import shutil
 import time
 
 import fscrypt
-from machine import AREA, KMSFS, PASSTHROUGH, Failed, drop_caches, is_mounted, processes_naming, run
+from machine import AREA, KMSFS, PASSTHROUGH, Failed, drop_caches, is_mounted, processes_naming, run, settle
 
 PASSPHRASE = "a passphrase for measuring"
 PATIENCE = 20.0
@@ -24,9 +24,9 @@ def wait_for(what, done):
 class Target:
     """A FUSE filesystem over a directory of its own; the others differ in what they override."""
 
-    def __init__(self, name):
+    def __init__(self, name, base):
         self.name = name
-        self.home = os.path.join(AREA, name)
+        self.home = os.path.join(base, name)
         self.store = os.path.join(self.home, "store")
         self.dir = os.path.join(self.home, "mnt")
         self.passfile = os.path.join(self.home, "pass")
@@ -52,6 +52,11 @@ class Target:
     def mount(self):
         self.start()
         wait_for(f"the mount of {self.name}", lambda: is_mounted(self.dir))
+        self.pids = processes_naming(self.dir)
+
+    def daemons(self):
+        """Process ids of what serves the mount."""
+        return self.pids
 
     def unmount(self):
         if not is_mounted(self.dir):
@@ -67,9 +72,15 @@ class Target:
                 time.sleep(0.02)
         wait_for(f"the end of {self.name}", lambda: not processes_naming(self.dir))
 
+    def settle(self):
+        """What was written is on the disk."""
+        settle(self.dir, self.home)
+
     def cool(self):
         """Nothing is cached any more, neither by the kernel nor by a daemon."""
+        self.settle()
         self.unmount()
+        settle(self.home)
         drop_caches()
         self.mount()
 
@@ -82,7 +93,7 @@ class Backing(Target):
     """The directory itself, without a filesystem above."""
 
     def mount(self):
-        self.dir = self.store
+        self.dir, self.pids = self.store, []
 
     def unmount(self):
         pass
@@ -108,6 +119,7 @@ class Fscrypt(Target):
         run("mkfs.ext4", "-q", "-b", 4096, "-O", "encrypt", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
 
     def mount(self):
+        self.pids = []
         run("mount", "-o", "loop", self.image, self.disk)
         identifier = fscrypt.add_key(self.disk, self.KEY)
         self.dir = os.path.join(self.disk, "private")
@@ -148,8 +160,8 @@ class Securefs(Target):
 class Kmsfs(Target):
     """kmsfs, unlocked with a key file: no passphrase is derived, so that mounting can be timed."""
 
-    def __init__(self, name, init=(), mount=()):
-        super().__init__(name)
+    def __init__(self, name, base, init=(), mount=()):
+        super().__init__(name, base)
         self.init_options, self.mount_options = init, mount
 
     def arguments(self):
@@ -167,21 +179,43 @@ class Kmsfs(Target):
     def stop(self):
         run(KMSFS, "umount", self.dir)
 
-    def daemon(self):
-        """Process id of what serves the mount."""
-        return processes_naming(self.dir)[0]
+
+class Disk:
+    """A fresh ext4 on an image in `AREA` for the stores of all targets, so that other work on the disk's own filesystem does
+    not share its journal. Loop devices are slower than the disk, so it is not the default."""
+
+    def __init__(self):
+        self.image, self.base = os.path.join(AREA, "disk.img"), os.path.join(AREA, "disk")
+
+    def make(self):
+        os.mkdir(self.base)
+        # Written once: else the first writes would allocate below.
+        run("dd", "if=/dev/zero", f"of={self.image}", "bs=4M", f"count={2 * IMAGE_BYTES >> 22}", "oflag=direct")
+        device = run("losetup", "--find", "--show", "--direct-io=on", self.image).strip()
+        try:
+            run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+            run("mount", device, self.base)
+        finally:
+            # It goes with its mount.
+            run("losetup", "--detach", device)
+
+    def remove(self):
+        if is_mounted(self.base):
+            run("umount", self.base)
+        if os.path.exists(self.image):
+            os.remove(self.image)
 
 
-def everything():
-    """All targets, by name and in the order of the columns."""
+def everything(base):
+    """All targets with their homes below `base`, by name and in the order of the columns."""
     targets = [
-        Backing("backing"),
-        Passthrough("passthrough"),
-        Fscrypt("fscrypt"),
-        Gocryptfs("gocryptfs"),
-        Securefs("securefs"),
-        Kmsfs("kmsfs"),
-        Kmsfs("kmsfs-fast", mount=("-o", "durability=fast")),
-        Kmsfs("kmsfs-xts", init=("--suite", "xts")),
+        Backing("backing", base),
+        Passthrough("passthrough", base),
+        Fscrypt("fscrypt", base),
+        Gocryptfs("gocryptfs", base),
+        Securefs("securefs", base),
+        Kmsfs("kmsfs", base),
+        Kmsfs("kmsfs-fast", base, mount=("-o", "durability=fast")),
+        Kmsfs("kmsfs-xts", base, init=("--suite", "xts")),
     ]
     return {target.name: target for target in targets}

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::envelope::VolumeError;
 use crate::kms::api::{CallError, ServeError};
+use crate::kms::audit::AuditError;
 use crate::kms::{KeystoreError, KmsError};
 
 /// The table in `kmsfs --help`, the same as in docs/operations.md.
@@ -21,7 +22,7 @@ Exit codes:
   7  a feature or version that this kmsfs does not know
   8  the keystore is damaged, missing or foreign, or a key of it refuses
   9  the backing store is unsuitable: no extended attributes, read-only or full
-  10  fsck found errors and left them
+  10  fsck found errors and left them, or audit verify found a fault
   11  fsck found no errors, but warnings, and left them";
 
 /// An exit code.
@@ -163,6 +164,17 @@ impl From<KmsError> for Failure {
             _ => "",
         };
         Self::of(Code::Keystore, format!("{error}{next}"))
+    }
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        let (code, next) = match &error {
+            AuditError::Io { source, .. } => (code_of_io(source), hint(source)),
+            AuditError::Busy(_) => (Code::InUse, ". Next: try again when it has ended, or see whether it was stopped"),
+            _ => (Code::Keystore, ""),
+        };
+        Self::of(code, format!("{error}{next}"))
     }
 }
 

@@ -7,6 +7,7 @@ use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use crate::kms::Principal;
 use crate::kms::api::Client;
+use crate::kms::audit::Options;
 use crate::kms::service::{ApiError, Call, LOCAL_REGION, Service, Source};
 
 /// Has the KMS run an operation, as the owner of the keystore.
@@ -23,7 +24,7 @@ pub(super) fn call(args: &KeystoreArgs, operation: &str, parameters: Value) -> R
         user_agent: concat!("kmsfs/", env!("CARGO_PKG_VERSION")),
         request_id: Uuid::new_v4(),
     };
-    Ok(Service::new(args.open()?).call(&call, operation, parameters)?)
+    Ok(Service::new(args.open()?, Options::default())?.call(&call, operation, parameters)?)
 }
 
 impl From<ApiError> for Failure {

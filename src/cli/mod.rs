@@ -9,6 +9,7 @@
 //! - what a program may read goes to standard output, everything else to standard error.
 
 mod access_key;
+mod audit;
 mod aws_config;
 mod background;
 mod bar;
@@ -81,6 +82,8 @@ enum Verb {
     Status(status::Args),
     /// Make, list, rotate, disable and name the keys of the keystore
     Key(key::Args),
+    /// Read the audit log: who used which key, and who was refused; check that nobody changed it
+    Audit(audit::Args),
     /// Back up the keystore, restore it, or check it
     Keystore(keystore_backup::Args),
     /// Serve the keystore to programs that speak to AWS KMS
@@ -152,6 +155,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Keystore(args) => keystore_backup::run(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::AccessKey(args) => access_key::run(&args),

@@ -14,6 +14,14 @@ pub(super) fn put(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
     }
 }
 
+/// Writes to standard output. Whether anybody still reads there.
+pub(super) fn put_while_read(bytes: impl AsRef<[u8]>) -> Result<bool, Failure> {
+    match write(bytes.as_ref()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true).map_err(|error| refused(&error)),
+    }
+}
+
 /// Writes to standard output what must arrive.
 pub(super) fn put_surely(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
     write(bytes.as_ref()).map_err(|error| refused(&error))

@@ -15,6 +15,7 @@ use super::keystore::KeystoreArgs;
 use super::output;
 use super::users::SystemUsers;
 use crate::kms::api::{Listen, Server, TlsFiles};
+use crate::kms::audit::Options;
 use crate::kms::service::Service;
 use crate::sys;
 
@@ -119,7 +120,7 @@ fn serve(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
     };
     let (dir, keys) = (keystore.dir().to_path_buf(), keystore.credential_keys());
-    let service = Service::new(keystore);
+    let service = Service::new(keystore, Options::default())?;
     // Caught from here on, so that a signal does not leave sockets behind.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| fail("cannot catch signals", &error))?;
     let server = Server::bind(&dir, &listen, Arc::new(service), keys, Box::new(SystemUsers))?;

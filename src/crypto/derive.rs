@@ -26,6 +26,8 @@
 //! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
 //! | keystore root key | `akey` | - | 32 | HMAC key for the secrets of access keys |
 //! | keystore root key | `sess` | - | 32 | HMAC key for short-lived credentials |
+//! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
+//! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 //!
 //! Beside them stands the signing key of AWS Signature Version 4 ([`sigv4_key`]), a chain of HMACs that AWS prescribes.
 
@@ -207,4 +209,14 @@ pub fn sigv4_key(secret: &[u8], date: &str, region: &str, service: &str) -> Secr
 /// The HMAC key for the grant tokens of a keystore.
 pub fn grant_token_key(root: &Secret<32>) -> Secret<32> {
     expand(root.expose(), "grant", &[])
+}
+
+/// The key that chains the lines of the audit log.
+pub fn audit_line_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "audit", &[])
+}
+
+/// The key that seals the files beside the audit log.
+pub fn audit_anchor_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "anchor", &[])
 }

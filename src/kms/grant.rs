@@ -8,6 +8,8 @@ use super::policy::Request;
 use super::{EncryptionContext, KeyId, Principal};
 
 mod create;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use create::{Proposal, check_proposal};

@@ -17,7 +17,7 @@ use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
 use super::keyset::KeySet;
 use super::recovery::RecoveryKey;
 use super::slots::{self, Slot, UnlockSecret};
-use super::{KeyId, KeystoreError, clock, lock};
+use super::{KeyId, KeystoreError, audit, clock, lock};
 use crate::crypto::Secret;
 use records::{OpenFailure, Records};
 
@@ -309,6 +309,11 @@ impl Keystore {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The keys of its audit log.
+    pub fn audit_keys(&self) -> audit::Keys {
+        audit::Keys::derive(&self.root)
     }
 
     /// Its header: uuid, generation and slots.

@@ -19,7 +19,7 @@ use super::keyset::KeySet;
 use super::slots::UnlockSecret;
 use super::{
     CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
-    bundle_file,
+    audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -145,6 +145,11 @@ impl LocalKms {
         self.generation.store(header.generation, Ordering::Release);
         *source.header.lock() = bundle.header;
         Ok(true)
+    }
+
+    /// The keys of its keystore's audit log; none for keys that never were in a keystore.
+    pub fn audit_keys(&self) -> Option<audit::Keys> {
+        self.source.as_ref().map(|source| audit::Keys::derive(&source.root))
     }
 
     /// The bundle that it reads, if any.

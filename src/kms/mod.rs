@@ -23,6 +23,7 @@ mod clock;
 mod context;
 mod control;
 mod error;
+pub mod explain;
 pub mod grant;
 mod key;
 mod key_record;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Client, Listen, Server, Stop};
 use crate::crypto::derive;
+use crate::kms::audit::Options;
 use crate::kms::clock::now;
 use crate::kms::recovery::RecoveryKey;
 use crate::kms::service::Service;
@@ -33,7 +34,7 @@ impl Running {
         let secret = UnlockSecret::RecoveryKey(RecoveryKey::generate());
         let (keystore, _) = Keystore::create(&dir.path().join("keystore"), &[secret], 1).unwrap();
         let (at, keys) = (keystore.dir().to_path_buf(), keystore.credential_keys());
-        let service = Arc::new(Service::new(keystore));
+        let service = Arc::new(Service::new(keystore, Options::default()).unwrap());
         let socket = dir.path().join("socket");
         let listen = Listen { unix: Some(socket.clone()), tcp: Some("127.0.0.1:0".parse().unwrap()), tls: None };
         let server = Server::bind(&at, &listen, service, keys, Box::new(Known)).unwrap();
@@ -400,7 +401,7 @@ fn a_second_server_of_the_same_place_is_refused_and_a_dead_ones_socket_gives_way
     let (keystore, _) =
         Keystore::create(&dir.path().join("k"), &[UnlockSecret::RecoveryKey(RecoveryKey::generate())], 1).unwrap();
     let (at, keys) = (keystore.dir().to_path_buf(), keystore.credential_keys());
-    let service = Arc::new(Service::new(keystore));
+    let service = Arc::new(Service::new(keystore, Options::default()).unwrap());
     let listen = Listen { unix: Some(running.socket.clone()), ..Listen::default() };
     let again = || {
         Server::bind(

@@ -1,0 +1,80 @@
+//! When each key was last used: what GetKeyLastUsage answers.
+//!
+//! The log keeps this beside its files, so that the answer does not depend on how many of them are kept. Every writer brings
+//! what it saw when it syncs, and the later use wins.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::chain::Keys;
+use super::{AuditError, Event, sealed};
+use crate::kms::KeyId;
+
+/// The name of the file.
+pub(super) const KIND: &str = "last-use";
+
+/// The last cryptographic operation with a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUse {
+    /// The operation, by AWS's name.
+    pub operation: String,
+    /// When, in unix seconds.
+    pub time: u64,
+    /// The id of its event in the log.
+    pub event: Uuid,
+}
+
+/// The last uses of all keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUses {
+    /// Since when uses are noted, in unix seconds (`TrackingStartDate`).
+    pub since: u64,
+    /// By key id.
+    pub keys: BTreeMap<KeyId, LastUse>,
+}
+
+impl LastUses {
+    /// Takes over what an event says.
+    pub(super) fn note(&mut self, event: &Event) {
+        if !event.is_use() {
+            return;
+        }
+        let time = event.kmsfs.repeated.map_or(event.event_time, |repeated| repeated.last);
+        for key in event.keys() {
+            self.merge(key, LastUse { operation: event.event_name.to_string(), time, event: event.event_id });
+        }
+    }
+
+    fn merge(&mut self, key: KeyId, used: LastUse) {
+        let known = self.keys.get(&key);
+        if known.is_none_or(|known| known.time <= used.time) {
+            self.keys.insert(key, used);
+        }
+    }
+
+    /// What is on disk in `dir`, with `self` merged into it; a file that is missing or damaged counts as empty from `now` on.
+    pub(super) fn merged(&self, dir: &Path, keys: &Keys, now: u64) -> Self {
+        let stored = sealed::load(dir, KIND, keys).unwrap_or_else(|problem| {
+            log::warn!("{} {problem}; the last uses of keys are noted anew", dir.join(KIND).display());
+            None
+        });
+        let mut all = stored.unwrap_or(Self { since: now, keys: BTreeMap::new() });
+        for (key, used) in &self.keys {
+            all.merge(key.clone(), used.clone());
+        }
+        all
+    }
+
+    /// Writes `self`, merged with what is there, and empties it.
+    pub(super) fn save(&mut self, dir: &Path, keys: &Keys, now: u64) -> Result<(), AuditError> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        sealed::save(dir, KIND, keys, &self.merged(dir, keys, now))?;
+        self.keys.clear();
+        Ok(())
+    }
+}

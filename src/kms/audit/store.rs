@@ -1,0 +1,347 @@
+//! The files of the log, as one writer among several sees them.
+//!
+//! All writers append to one file, in batches, each under a lock (flock) on the folder's lock file, so there is one chain and one
+//! order. Before a writer appends it follows what others have appended since its own last line. A writer that dies leaves at
+//! most a line without an end, which the next one cuts off and says so; anything else that does not follow is left where it
+//! is, and the chain goes on in a new file whose first line says why.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use uuid::Uuid;
+
+use super::chain::{Keys, Position, Rest, claimed_start, file_numbers, file_path, follow};
+use super::last_use::LastUses;
+use super::{AuditError, Event, FileStart, Options, Problem, Torn, sealed};
+use crate::kms::bundle_file;
+
+/// The sealed file that says how far the log goes.
+pub(super) const ANCHOR: &str = "anchor";
+const LOCK: &str = "lock";
+/// Room that is given up when the disk is full, so that what was done already can still be written.
+const RESERVE: &str = "reserve";
+const RESERVE_LEN: usize = 64 * 1024;
+/// How long another writer may keep the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How much of a torn line is told.
+const TORN_TEXT: usize = 4096;
+
+/// One writer.
+pub(super) struct Store {
+    pub(super) dir: PathBuf,
+    keys: Arc<Keys>,
+    options: Options,
+    at: Option<Position>,
+    anchored: Option<Position>,
+    used: LastUses,
+    reserve_gone: bool,
+}
+
+/// Where a writer goes on, and what it must say there first.
+struct Resume {
+    at: Position,
+    torn: Option<Torn>,
+    damage: Option<String>,
+}
+
+impl Resume {
+    fn at(at: Position) -> Self {
+        Self { at, torn: None, damage: None }
+    }
+}
+
+/// Takes the lock of the log in `dir`; it is released when the answer is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
+    let path = dir.join(LOCK);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(AuditError::io("open", &path))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(AuditError::io("lock", &path)(error)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(AuditError::Busy(dir.into())),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// What of a file lies behind a position in it.
+fn rest_of(path: &Path, from: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    Ok(rest)
+}
+
+impl Store {
+    pub(super) fn new(dir: &Path, keys: Arc<Keys>, options: Options) -> Self {
+        let used = LastUses::default();
+        Self { dir: dir.into(), keys, options, at: None, anchored: None, used, reserve_gone: false }
+    }
+
+    /// Why nothing should be changed now although lines can be written.
+    pub(super) fn unfit(&self) -> Option<String> {
+        self.reserve_gone.then(|| "the disk is full, and what was held back for the log is used up".to_owned())
+    }
+
+    /// Appends `events`. On error they should be offered again; if a line of them is in the log already then, which happens only if
+    /// the rest of it could not be taken back, it comes twice with one `eventID`.
+    pub(super) fn append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
+        let done = self.try_append(events);
+        if self.gives_way(&done) { self.try_append(events) } else { done }
+    }
+
+    /// Gives up the reserve if the disk is full: what is to be written has happened, and the room was kept for it.
+    fn gives_way(&mut self, done: &Result<(), AuditError>) -> bool {
+        let is_full = done.as_ref().is_err_and(AuditError::is_full) && !self.reserve_gone;
+        if is_full {
+            self.reserve_gone = true;
+            // If it is missing there is nothing to give.
+            let _ = fs::remove_file(self.dir.join(RESERVE));
+        }
+        is_full
+    }
+
+    fn try_append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
+        bundle_file::make_private_dir(&self.dir)?;
+        let _lock = lock(&self.dir)?;
+        let Resume { mut at, torn, damage } = self.resume()?;
+        let is_full = at.length >= self.options.max_file_bytes && !events.is_empty();
+        if at.file == 0 || is_full {
+            self.sync_data(&at)?;
+            at.file += 1;
+            at.length = 0;
+        }
+        let start = at.clone();
+        let mut lines = Vec::with_capacity(1024 * (events.len() + 1));
+        let mut seal = |event: &mut Event, at: &mut Position| {
+            at.sequence += 1;
+            event.kmsfs.sequence = at.sequence;
+            if event.event_id.is_nil() {
+                event.event_id = Uuid::new_v4();
+            }
+            let sealed = self.keys.seal(&at.mac, event, &mut lines);
+            at.mac = sealed.map_err(|error| AuditError::io("write a line of", &self.dir)(error.into()))?;
+            Ok::<(), AuditError>(())
+        };
+        let begins = at.length == 0;
+        if begins {
+            at.oldest = at.oldest.max((at.file + 1).saturating_sub(self.options.kept_files.max(1)));
+            let previous = HEXLOWER.encode(&at.mac);
+            let mut first = Event::of_service("StartAuditFile", crate::kms::clock::now());
+            first.kmsfs.file = Some(FileStart { number: at.file, previous, oldest: at.oldest, damage });
+            seal(&mut first, &mut at)?;
+        }
+        if let Some(torn) = torn {
+            let mut event = Event::of_service("RecoverAuditFile", crate::kms::clock::now());
+            event.kmsfs.torn = Some(torn);
+            seal(&mut event, &mut at)?;
+        }
+        for event in &mut *events {
+            seal(event, &mut at)?;
+        }
+        self.write(&start, &lines)?;
+        at.length += lines.len() as u64;
+        self.at = Some(at.clone());
+        for event in &*events {
+            self.used.note(event);
+        }
+        if begins {
+            match self.save_anchor(&at) {
+                Ok(()) => self.prune(at.oldest),
+                // The next sync saves it.
+                Err(error) => log::warn!("{error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the lines of this writer to the disk.
+    pub(super) fn sync_lines(&self) -> Result<(), AuditError> {
+        self.at.as_ref().map_or(Ok(()), |at| self.sync_data(at))
+    }
+
+    fn write(&self, at: &Position, lines: &[u8]) -> Result<(), AuditError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = file_path(&self.dir, at.file);
+        let open = OpenOptions::new().append(true).create(at.length == 0).mode(0o600).open(&path);
+        let mut file = open.map_err(AuditError::io("open", &path))?;
+        file.write_all(lines).map_err(|error| {
+            // What remains of it would be found as a torn line.
+            if let Err(error) = file.set_len(at.length) {
+                log::warn!("{} keeps part of a line: {error}", path.display());
+            }
+            AuditError::io("write", &path)(error)
+        })
+    }
+
+    fn sync_data(&self, at: &Position) -> Result<(), AuditError> {
+        let path = file_path(&self.dir, at.file);
+        if at.file == 0 {
+            return Ok(());
+        }
+        File::open(&path).and_then(|file| file.sync_data()).map_err(AuditError::io("sync", &path))
+    }
+
+    fn save_anchor(&mut self, at: &Position) -> Result<(), AuditError> {
+        // The lines first: an anchor must never be ahead of them.
+        self.sync_data(at)?;
+        sealed::save(&self.dir, ANCHOR, &self.keys, at)?;
+        self.anchored = Some(at.clone());
+        Ok(())
+    }
+
+    /// Brings the lines to the disk, then the anchor, then the last uses; makes the reserve if it is missing.
+    pub(super) fn sync(&mut self) -> Result<(), AuditError> {
+        self.append(&mut [])?;
+        let done = self.try_sync();
+        if self.gives_way(&done) { self.try_sync() } else { done }
+    }
+
+    fn try_sync(&mut self) -> Result<(), AuditError> {
+        let _lock = lock(&self.dir)?;
+        let Some(at) = self.at.clone() else { return Ok(()) };
+        if self.anchored.as_ref() != Some(&at) {
+            // Another writer may have gone further meanwhile: its lines are its own to vouch for.
+            let stored: Option<Position> = sealed::load(&self.dir, ANCHOR, &self.keys).ok().flatten();
+            if stored.is_none_or(|stored| stored.sequence < at.sequence) {
+                self.save_anchor(&at)?;
+            }
+            self.anchored = Some(at);
+        }
+        self.used.save(&self.dir, &self.keys, crate::kms::clock::now())?;
+        let reserve = self.dir.join(RESERVE);
+        let is_whole = fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
+        if !is_whole {
+            bundle_file::replace_copy(&reserve, &[b' '; RESERVE_LEN])?;
+        }
+        self.reserve_gone = false;
+        Ok(())
+    }
+
+    fn prune(&self, oldest: u64) {
+        let old = file_numbers(&self.dir).unwrap_or_default().into_iter().take_while(|number| *number < oldest);
+        for number in old {
+            let path = file_path(&self.dir, number);
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn!("cannot remove {}, which the log has outgrown: {error}", path.display());
+            }
+        }
+    }
+
+    /// Where to go on: behind the last line that follows the chain.
+    fn resume(&mut self) -> Result<Resume, AuditError> {
+        if let Some(at) = self.at.as_ref().filter(|at| self.is_last(at)) {
+            return Ok(Resume::at(at.clone()));
+        }
+        let read = |error| AuditError::io("read the folder", &self.dir)(error);
+        let numbers = file_numbers(&self.dir).map_err(read)?;
+        let anchor: Result<Option<Position>, Problem> = sealed::load(&self.dir, ANCHOR, &self.keys);
+        let anchor = match anchor {
+            Err(Problem::Unreadable(error)) => return Err(AuditError::io("read", self.dir.join(ANCHOR))(error)),
+            Err(problem @ Problem::Forged) => Err(problem.to_string()),
+            Ok(None) if !numbers.is_empty() => Err("is missing".to_owned()),
+            Ok(anchor) => Ok(anchor),
+        };
+        let mine = self.at.take();
+        let known = match (mine, anchor) {
+            (Some(mine), Ok(Some(anchor))) if anchor.sequence > mine.sequence => anchor,
+            (Some(mine), _) => mine,
+            (None, Ok(Some(anchor))) => anchor,
+            (None, Ok(None)) => {
+                // Before any line: files without an anchor would look as if somebody had removed it.
+                sealed::save(&self.dir, ANCHOR, &self.keys, &Position::START)?;
+                return Ok(Resume::at(Position::START));
+            }
+            (None, Err(reason)) => return self.resume_unanchored(&numbers, &format!("{ANCHOR} {reason}")),
+        };
+        self.walk(known, &numbers)
+    }
+
+    fn is_last(&self, at: &Position) -> bool {
+        let is_as_long = fs::metadata(file_path(&self.dir, at.file)).is_ok_and(|found| found.len() == at.length);
+        at.file > 0 && is_as_long && !file_path(&self.dir, at.file + 1).exists()
+    }
+
+    /// Follows the chain from a position that is vouched for to the end of the log.
+    fn walk(&self, mut at: Position, numbers: &[u64]) -> Result<Resume, AuditError> {
+        loop {
+            let is_newest = numbers.iter().all(|number| *number <= at.file);
+            if at.file > 0 {
+                let path = file_path(&self.dir, at.file);
+                let length = match fs::metadata(&path) {
+                    Ok(metadata) => metadata.len(),
+                    // Made next.
+                    Err(error) if error.kind() == ErrorKind::NotFound => 0,
+                    Err(error) => return Err(AuditError::io("look at", &path)(error)),
+                };
+                if length < at.length {
+                    let why = format!("{} ends after {length} bytes, of {} that were written", name(&path), at.length);
+                    return Ok(Self::give_up(at, numbers, why));
+                }
+                let rest = if length > at.length { rest_of(&path, at.length) } else { Ok(Vec::new()) };
+                let rest = rest.map_err(AuditError::io("read", &path))?;
+                match follow(&self.keys, &mut at, &rest, |_, _| ()) {
+                    Rest::Clean => {}
+                    Rest::Torn if is_newest => return self.cut(&path, at, length),
+                    Rest::Torn | Rest::Broken => {
+                        let why = format!("{} does not follow the chain from byte {} on", name(&path), at.length);
+                        return Ok(Self::give_up(at, numbers, why));
+                    }
+                }
+            }
+            if is_newest {
+                return Ok(Resume::at(at));
+            }
+            at.file += 1;
+            at.length = 0;
+        }
+    }
+
+    /// Takes the end off a line that was never finished.
+    fn cut(&self, path: &Path, at: Position, length: u64) -> Result<Resume, AuditError> {
+        let text = rest_of(path, at.length).map_err(AuditError::io("read", path))?;
+        let text = String::from_utf8_lossy(&text[..text.len().min(TORN_TEXT)]).into_owned();
+        let file = OpenOptions::new().write(true).open(path).map_err(AuditError::io("open", path))?;
+        file.set_len(at.length).map_err(AuditError::io("shorten", path))?;
+        let torn = Torn { bytes: length - at.length, text };
+        log::warn!("{} ended in an unfinished line of {} bytes, which was cut off", path.display(), torn.bytes);
+        Ok(Resume { torn: Some(torn), ..Resume::at(at) })
+    }
+
+    /// Goes on in a new file, whose first line says why.
+    fn give_up(mut at: Position, numbers: &[u64], why: String) -> Resume {
+        log::error!("the audit log was tampered with or damaged: {why}. Next: kmsfs audit verify");
+        at.file = numbers.last().copied().unwrap_or(0).max(at.file) + 1;
+        at.length = 0;
+        Resume { damage: Some(why), ..Resume::at(at) }
+    }
+
+    fn resume_unanchored(&self, numbers: &[u64], why: &str) -> Result<Resume, AuditError> {
+        let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+        let path = file_path(&self.dir, last);
+        let bytes = rest_of(&path, 0).map_err(AuditError::io("read", &path))?;
+        let mut at = Position { oldest: first, file: last, ..Position::START };
+        if let Some((previous, sequence)) = bytes.split(|byte| *byte == b'\n').next().and_then(claimed_start) {
+            at.mac = previous;
+            at.sequence = sequence.saturating_sub(1);
+        }
+        follow(&self.keys, &mut at, &bytes, |_, _| ());
+        Ok(Self::give_up(at, numbers, why.to_owned()))
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
