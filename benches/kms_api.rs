@@ -1,7 +1,8 @@
 //! How many data keys a second: in process, over the Unix socket, over loopback HTTP with signatures.
 //!
 //! `cargo bench --bench kms_api [-- SECONDS]`. Server and clients share the machine; each way runs with one client and with one for
-//! each core, and every client waits for its answer before it asks again.
+//! each core, and every client waits for its answer before it asks again. The processor's time for a call, client and
+//! server together, does not depend on what else the machine does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,6 +15,7 @@ use kmsfs::kms::api::{Client, Listen, Server};
 use kmsfs::kms::audit::Options;
 use kmsfs::kms::service::{Call, LOCAL_REGION, Service, Source};
 use kmsfs::kms::{Keystore, LocalUser, Principal, UnlockSecret, Users};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -29,9 +31,18 @@ impl Users for Nobody {
     }
 }
 
-/// Runs `client` in so many threads, each until the time is over; answers calls a second.
-fn rate<C: FnMut()>(threads: usize, seconds: u64, client: impl Fn() -> C + Sync) -> f64 {
-    let start = Instant::now();
+/// The processor's time that this process has used, in seconds.
+fn cpu() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Calls a second, and microseconds of the processor for each.
+type Rate = (f64, f64);
+
+/// Runs `client` in so many threads, each until the time is over.
+fn rate<C: FnMut()>(threads: usize, seconds: u64, client: impl Fn() -> C + Sync) -> Rate {
+    let (start, cpu_before) = (Instant::now(), cpu());
     let calls: u64 = std::thread::scope(|scope| {
         let run = || {
             let (mut call, mut calls) = (client(), 0);
@@ -44,7 +55,7 @@ fn rate<C: FnMut()>(threads: usize, seconds: u64, client: impl Fn() -> C + Sync)
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         running.into_iter().map(|thread| thread.join().expect("a client that ended well")).sum()
     });
-    calls as f64 / start.elapsed().as_secs_f64()
+    (calls as f64 / start.elapsed().as_secs_f64(), (cpu() - cpu_before) * 1e6 / calls as f64)
 }
 
 /// One request and its answer on a connection that stays open.
@@ -116,8 +127,11 @@ fn main() {
     let body = parameters.to_string();
     let (over_unix, over_tcp) = (request("localhost", &body, ""), signed(&host, &body, &access_key));
 
-    println!("{:<28} {:>12} {:>14}", "GenerateDataKey", "one client", format!("{cores} clients"));
-    let show = |name: &str, rates: [f64; 2]| println!("{name:<28} {:>10.0}/s {:>12.0}/s", rates[0], rates[1]);
+    println!("{:<24} {:>32} {:>32}", "GenerateDataKey", "one client", format!("{cores} clients"));
+    let show = |name: &str, rates: [Rate; 2]| {
+        let [one, all] = rates.map(|(rate, cpu)| format!("{rate:.0} a second, {cpu:.1} us CPU"));
+        println!("{name:<24} {one:>32} {all:>32}");
+    };
     show(
         "in process",
         [1, cores].map(|threads| {

@@ -374,6 +374,7 @@ fn the_identity_of_the_caller_is_told_in_xml() {
 
 #[test]
 fn a_thousand_clients_are_answered_and_idle_ones_do_not_keep_the_owner_out() {
+    crate::sys::process::raise_open_files().unwrap();
     let running = Running::start();
     let key = running.local("CreateKey", json!({}))["KeyMetadata"]["Arn"].clone();
     let idle: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(running.address).unwrap()).collect();
