@@ -10,6 +10,7 @@
 
 mod access;
 mod access_key;
+pub mod api;
 mod asymmetric;
 pub mod audit;
 pub mod authorize;
@@ -39,6 +40,7 @@ pub mod service;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
@@ -55,6 +57,7 @@ pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
+pub use users::{LocalUser, Users};
 
 use crate::crypto::DataKey;
 

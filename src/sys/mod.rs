@@ -14,6 +14,7 @@ pub mod dir;
 pub mod file;
 pub mod process;
 pub mod stat;
+pub mod users;
 pub mod xattr;
 
 pub use rustix::io::Errno;

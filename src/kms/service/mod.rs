@@ -9,6 +9,7 @@
 //! - a change is durable before it is answered, and what follows it sees it;
 //! - an error carries AWS's name and AWS's words; what the wire must not say is in its detail, for the owner's log.
 
+mod access_keys;
 mod aliases;
 mod asked;
 mod call;
