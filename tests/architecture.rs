@@ -49,9 +49,24 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["crypto/"],
     ),
     (&["libc", "rustix", "uzers"], &["sys/"]),
-    (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif"], &["cli/", "main.rs"]),
+    (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif", "sd_notify"], &["cli/", "main.rs"]),
     (&["log"], &["cli/", "fuse/", "fs/", "maintain/", "envelope/", "names/", "kms/", "sys/", "main.rs"]),
-    (&["tokio", "hyper", "axum", "tower", "http", "rustls", "reqwest", "ureq", "tiny_http"], &["kms/api/"]),
+    (
+        &[
+            "tokio",
+            "tokio_rustls",
+            "hyper",
+            "hyper_util",
+            "http_body_util",
+            "axum",
+            "tower",
+            "http",
+            "rustls",
+            "reqwest",
+            "ureq",
+        ],
+        &["kms/api/"],
+    ),
 ];
 
 /// Files that may say `unsafe`, each with the reason. An entry whose file is gone is a fault.

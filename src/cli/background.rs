@@ -1,5 +1,5 @@
-//! A mount in the background: the command starts itself once more, hands the secret over through a pipe, and waits for
-//! one word: `ready`, or `failed CODE TEXT`.
+//! A mount or a server in the background: the command starts itself once more, hands the secret over through a pipe, and
+//! waits for one line: `ready TEXT`, or `failed CODE TEXT`.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,8 +15,8 @@ use crate::sys;
 const READY: &str = "ready";
 const FAILED: &str = "failed ";
 
-/// Starts `kmsfs ARGUMENTS`, gives it `line` on its standard input, and waits until it is ready.
-pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<(), Failure> {
+/// Starts `kmsfs ARGUMENTS`, gives it `line` on its standard input, and waits until it is ready; answers what it said then.
+pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<String, Failure> {
     let program = std::env::current_exe().map_err(|error| Failure::io(Path::new("/proc/self/exe"), "find", &error))?;
     let run = |action, error: &io::Error| Failure::io(&program, action, error);
     let mut command = Command::new(&program);
@@ -30,8 +30,8 @@ pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<(), Failure> 
     let mut answer = BufReader::new(child.stdout.take().expect("standard output was asked for"));
     let mut word = String::new();
     answer.read_line(&mut word).map_err(|error| run("listen to", &error))?;
-    if word.trim_end() == READY {
-        return Ok(());
+    if let Some(text) = word.strip_prefix(READY) {
+        return Ok(text.trim().to_owned());
     }
     let mut rest = String::new();
     // What is missing of the text cannot be had.
@@ -45,7 +45,7 @@ pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<(), Failure> 
         }
         None => Failure::new(
             Code::Other,
-            "mount",
+            "kmsfs",
             format!("the process in the background ended with {status}"),
             "try again with -f",
         ),
@@ -59,19 +59,19 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// The mount is there: says so, leaves the terminal and logs to syslog.
-    pub(super) fn ready(&self) {
+    /// What was asked for is there: says so, with one line of text, leaves the terminal and logs to syslog.
+    pub(super) fn ready(&self, text: &str) {
         self.is_ready.store(true, Ordering::Release);
         let mut out = io::stdout().lock();
-        // If the command was interrupted nobody listens; the mount is there all the same.
-        let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
+        // If the command was interrupted nobody listens; it is there all the same.
+        let _ = writeln!(out, "{READY} {text}").and_then(|()| out.flush());
         logging::use_syslog();
         if let Err(error) = sys::background::leave_terminal() {
             log::warn!("cannot leave the terminal: {error}");
         }
     }
 
-    /// Says why there is no mount, and ends the process. Why a mount ended later has been logged by who served it.
+    /// Says why there is none, and ends the process. Why one ended later has been logged by who served it.
     pub(super) fn fail(&self, failure: &Failure) -> ! {
         if !self.is_ready.load(Ordering::Acquire) {
             let mut out = io::stdout().lock();

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::envelope::VolumeError;
+use crate::kms::api::{CallError, ServeError};
 use crate::kms::audit::AuditError;
 use crate::kms::{KeystoreError, KmsError};
 
@@ -195,6 +196,34 @@ impl From<VolumeError> for Failure {
             _ => "",
         };
         Self::of(code, format!("{error}{next}"))
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        use ServeError as E;
+        let (code, next) = match &error {
+            E::Listen { source, .. } => {
+                (code_of_io(source), "choose another address or path, or look at its permissions")
+            }
+            E::InUse(_) => (Code::InUse, "stop it, or choose another path"),
+            E::NoSocket(_) => (Code::Usage, "choose another path"),
+            E::NotLoopback(_) => (Code::Usage, "give --tls-cert and --tls-key, or listen on 127.0.0.1"),
+            E::Tls { .. } => (Code::Usage, "give a certificate and its key in PEM"),
+        };
+        Self::of(code, format!("{error}. Next: {next}"))
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(error) => Self::of(Code::Keystore, error),
+            error @ CallError::NoAnswer { .. } => Self::of(
+                Code::Other,
+                format!("{error}. Next: see whether kmsfs serve runs, then look with kmsfs key list"),
+            ),
+        }
     }
 }
 

@@ -1,14 +1,20 @@
 //! `kmsfs key`: the CMKs of a keystore. Each command says in one line what it did not do.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
+use super::kms_call::Kms;
+use super::kms_show::{Ask, pair};
 use super::output::{self, line};
-use super::{key_alias, key_use};
-use crate::kms::{Cmk, KeyState, Keystore};
+use super::{key_alias, key_settings, key_use};
+use crate::kms::policy::Policy;
+use crate::kms::{BUNDLE_NAME, Cmk, KeySet, KeyState, KeystoreError, LocalKms, Operation};
 
 /// Arguments of `kmsfs key`.
 #[derive(clap::Args)]
@@ -27,8 +33,17 @@ enum Verb {
         /// A name for it: alias/...
         #[arg(long)]
         alias: Option<String>,
+        /// SYMMETRIC_DEFAULT, or RSA_2048, RSA_3072 or RSA_4096 to encrypt with the public key alone
+        #[arg(long, default_value = "SYMMETRIC_DEFAULT")]
+        spec: String,
+        /// A tag; repeat for more
+        #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+        tag: Vec<(String, String)>,
+        /// The key policy [default: the owner may do everything, and mounts may use it for whoever may open a file]
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
         #[command(flatten)]
-        keystore: KeystoreArgs,
+        ask: Ask,
     },
     /// List all keys
     List(Look),
@@ -75,6 +90,8 @@ enum Verb {
     CancelDeletion(One),
     /// Name keys
     Alias(key_alias::Args),
+    #[command(flatten)]
+    Settings(key_settings::Verb),
 }
 
 #[derive(clap::Args)]
@@ -96,36 +113,50 @@ struct Look {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.verb {
-        Verb::Create { description, alias, keystore } => create(&mut keystore.open()?, description, alias.as_deref()),
-        Verb::List(look) => list(&look.keystore.open()?, look.json),
-        Verb::Describe { key, look } => describe(&look.keystore.open()?, key, look.json),
+        Verb::Create { description, alias, spec, tag, policy, ask } => {
+            create(ask, &Wanted { description, alias: alias.as_deref(), spec, tags: tag, policy: policy.as_deref() })
+        }
+        Verb::List(look) => {
+            let kms = Kms::open(&look.keystore)?;
+            list(&*kms.keys(&look.keystore)?, look.json)
+        }
+        Verb::Describe { key, look } => {
+            let kms = Kms::open(&look.keystore)?;
+            describe(&*kms.keys(&look.keystore)?, key, look.json)
+        }
         Verb::Enable(One { key, keystore }) => {
-            keystore.open()?.enable(key)?;
+            Kms::open(keystore)?.on_key("EnableKey", key, json!({}))?;
             line(format!("{key} is enabled; files under it open again. Nothing was rewrapped."))
         }
         Verb::Disable(One { key, keystore }) => {
-            keystore.open()?.disable(key)?;
+            Kms::open(keystore)?.on_key("DisableKey", key, json!({}))?;
             line(format!("{key} is disabled; nothing was deleted, and kmsfs key enable {key} brings everything back."))
         }
-        Verb::Rotate { one: One { key, keystore }, json } => rotate(&mut keystore.open()?, key, *json),
+        Verb::Rotate { one: One { key, keystore }, json } => rotate(keystore, key, *json),
         Verb::Delete { one: One { key, keystore }, days, volumes, json } => {
             delete(keystore, (key, *days), volumes, *json)
         }
         Verb::CancelDeletion(One { key, keystore }) => {
-            keystore.open()?.cancel_deletion(key)?;
+            Kms::open(keystore)?.on_key("CancelKeyDeletion", key, json!({}))?;
             line(format!("{key} is kept; it was not enabled. Next: kmsfs key enable {key}"))
         }
         Verb::Which(args) => key_use::which(args),
         Verb::Versions(args) => key_use::versions(args),
         Verb::Retire(args) => key_use::retire(args),
         Verb::Alias(args) => key_alias::run(args),
+        Verb::Settings(verb) => key_settings::run(verb),
     }
 }
 
-fn rotate(keystore: &mut Keystore, key: &str, json: bool) -> Result<(), Failure> {
-    let version = keystore.rotate(key)?;
+fn rotate(keystore: &KeystoreArgs, key: &str, json: bool) -> Result<(), Failure> {
+    let mut kms = Kms::open(keystore)?;
+    let arn = kms.arn(key)?;
+    kms.call("RotateKeyOnDemand", json!({ "KeyId": arn }))?;
+    let keys = kms.keys(keystore)?;
+    let cmk = keys.resolve(arn.rsplit('/').next().unwrap_or_default())?;
+    let version = cmk.newest().number;
     if json {
-        return output::json(&serde_json::json!({ "key": keystore.resolve(key)?, "version": version }));
+        return output::json(&json!({ "key": cmk.id, "version": version }));
     }
     line(format!(
         "{key} has version {version} for new data keys; existing files keep their old version, and open, until: kmsfs rewrap"
@@ -134,18 +165,21 @@ fn rotate(keystore: &mut Keystore, key: &str, json: bool) -> Result<(), Failure>
 
 fn delete(args: &KeystoreArgs, (key, days): (&str, u32), volumes: &[PathBuf], json: bool) -> Result<(), Failure> {
     let dir = args.dir()?;
+    if !(7..=30).contains(&days) {
+        return Err(KeystoreError::WaitingPeriod(days).into());
+    }
     let (cmk, losses, deletion_date) = args.secret.unlock(|secret| {
-        let mut keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        keystore.check_deletable(key, days)?;
-        let cmk = keystore.describe_key(key)?;
+        let kms = LocalKms::open_bundle(&dir.join(BUNDLE_NAME), &secret)?;
+        let cmk = Arc::clone(kms.keys().resolve(key)?);
+        cmk.require(Operation::ScheduleDeletion)?;
         // A scan reads the bundle, and may have to unlock volumes.
-        drop(keystore);
         let losses = key_use::losses(&dir, &secret, &cmk, volumes, json)?;
-        keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        Ok((cmk, losses, keystore.schedule_deletion(key, days)?))
+        let parameters = json!({ "KeyId": cmk.id, "PendingWindowInDays": days });
+        let answer = Kms::open_with(&dir, &secret)?.call("ScheduleKeyDeletion", parameters)?;
+        Ok((cmk, losses, answer["DeletionDate"].as_u64().unwrap_or_default()))
     })?;
     if json {
-        return output::json(&serde_json::json!({ "key": cmk.id, "deletion_date": deletion_date, "volumes": losses }));
+        return output::json(&json!({ "key": cmk.id, "deletion_date": deletion_date, "volumes": losses }));
     }
     for loss in &losses {
         line(loss.text())?;
@@ -160,12 +194,37 @@ fn delete(args: &KeystoreArgs, (key, days): (&str, u32), volumes: &[PathBuf], js
     ))
 }
 
-fn create(keystore: &mut Keystore, description: &str, alias: Option<&str>) -> Result<(), Failure> {
-    let id = keystore.create_key(description)?;
-    if let Some(alias) = alias {
-        keystore.create_alias(alias, &id.0).inspect_err(|_| eprintln!("kmsfs: note: the key {} was made", id.0))?;
+/// What a new key is to be like.
+struct Wanted<'a> {
+    description: &'a str,
+    alias: Option<&'a str>,
+    spec: &'a str,
+    tags: &'a [(String, String)],
+    policy: Option<&'a Path>,
+}
+
+/// Makes a key. Unlike CreateKey without a policy, the policy lets mounts use it: see docs/kms.md section 2.
+fn create(ask: &Ask, wanted: &Wanted<'_>) -> Result<(), Failure> {
+    let policy = match wanted.policy {
+        Some(path) => fs::read_to_string(path).map_err(|error| Failure::io(path, "read", &error))?,
+        None => Policy::mount_default().text().to_owned(),
+    };
+    let tags = wanted.tags.iter().map(|(key, value)| json!({ "TagKey": key, "TagValue": value }));
+    let mut kms = Kms::open(&ask.keystore)?;
+    let parameters = json!({
+        "Description": wanted.description,
+        "KeySpec": wanted.spec,
+        "KeyUsage": "ENCRYPT_DECRYPT",
+        "Policy": policy,
+        "Tags": tags.collect::<Vec<_>>(),
+    });
+    let answer = kms.call("CreateKey", parameters)?;
+    let id = answer["KeyMetadata"]["KeyId"].as_str().unwrap_or_default();
+    if let Some(alias) = wanted.alias {
+        kms.call("CreateAlias", json!({ "AliasName": alias, "TargetKeyId": id }))
+            .inspect_err(|_| eprintln!("kmsfs: note: the key {id} was made"))?;
     }
-    line(&id.0)
+    ask.say(&answer, id)
 }
 
 #[derive(Serialize)]
@@ -187,7 +246,7 @@ struct ShownVersion {
 }
 
 impl<'a> Shown<'a> {
-    fn of(cmk: &'a Cmk, keys: &'a crate::kms::KeySet) -> Self {
+    fn of(cmk: &'a Cmk, keys: &'a KeySet) -> Self {
         let versions = cmk.versions().iter().map(|v| ShownVersion {
             number: v.number,
             created: v.created,
@@ -214,9 +273,8 @@ fn state(state: KeyState) -> String {
     }
 }
 
-fn list(keystore: &Keystore, json: bool) -> Result<(), Failure> {
-    let keys = keystore.keys();
-    let shown: Vec<Shown<'_>> = keys.keys().map(|cmk| Shown::of(cmk, &keys)).collect();
+fn list(keys: &KeySet, json: bool) -> Result<(), Failure> {
+    let shown: Vec<Shown<'_>> = keys.keys().map(|cmk| Shown::of(cmk, keys)).collect();
     if json {
         return output::json(&shown);
     }
@@ -227,9 +285,9 @@ fn list(keystore: &Keystore, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe(keystore: &Keystore, name: &str, json: bool) -> Result<(), Failure> {
-    let (keys, cmk) = (keystore.keys(), keystore.describe_key(name)?);
-    let key = Shown::of(&cmk, &keys);
+fn describe(keys: &KeySet, name: &str, json: bool) -> Result<(), Failure> {
+    let cmk = keys.resolve(name)?;
+    let key = Shown::of(cmk, keys);
     if json {
         return output::json(&key);
     }

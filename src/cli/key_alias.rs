@@ -1,12 +1,14 @@
-//! `kmsfs key alias`: names of CMKs.
+//! `kmsfs alias` and `kmsfs key alias`: names of CMKs.
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
+use super::kms_call::Kms;
 use super::output::{self, line};
 
-/// Arguments of `kmsfs key alias`.
+/// Arguments of `kmsfs alias`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -55,19 +57,23 @@ struct Shown<'a> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Create(Pair { alias, key, keystore }) => {
-            keystore.open()?.create_alias(alias, key)?;
+            let mut kms = Kms::open(keystore)?;
+            let target = kms.arn(key)?;
+            kms.call("CreateAlias", json!({ "AliasName": alias, "TargetKeyId": target }))?;
             line(format!("{alias} names {key}. No volume was changed."))
         }
         Verb::Update(Pair { alias, key, keystore }) => {
-            keystore.open()?.update_alias(alias, key)?;
+            let mut kms = Kms::open(keystore)?;
+            let target = kms.arn(key)?;
+            kms.call("UpdateAlias", json!({ "AliasName": alias, "TargetKeyId": target }))?;
             line(format!("{alias} names {key}. Existing volumes and data keys stay under the former key."))
         }
         Verb::Delete { alias, keystore } => {
-            keystore.open()?.delete_alias(alias)?;
+            Kms::open(keystore)?.call("DeleteAlias", json!({ "AliasName": alias }))?;
             line(format!("{alias} is gone. Its key was not touched."))
         }
         Verb::List { json, keystore } => {
-            let keys = keystore.open()?.keys();
+            let keys = Kms::open(keystore)?.keys(keystore)?;
             let shown: Vec<_> = keys.aliases().map(|(alias, id)| Shown { alias, key: &id.0 }).collect();
             if *json {
                 return output::json(&shown);

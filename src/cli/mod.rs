@@ -8,21 +8,30 @@
 //! - a command that fails says what happened, to which file or key, and what to do next (`failure`);
 //! - what a program may read goes to standard output, everything else to standard error.
 
+mod access_key;
 mod audit;
+mod aws_config;
 mod background;
 mod bar;
 mod checks;
 mod completions;
+mod credentials;
+mod crypt;
 mod failure;
 mod fsck;
+mod grant;
 mod helper;
 mod info;
 mod init;
 mod key;
 mod key_alias;
+mod key_settings;
 mod key_use;
 mod keystore;
 mod keystore_backup;
+mod kms_call;
+mod kms_operation;
+mod kms_show;
 mod logging;
 mod migrate;
 mod mount;
@@ -30,11 +39,13 @@ mod mount_options;
 mod mounts;
 mod output;
 mod passphrase;
+mod policy;
 mod recovery;
 mod rekey;
 mod remount;
 mod rewrap;
 mod secret;
+mod serve;
 mod set_suite;
 mod shred;
 mod speed;
@@ -77,10 +88,40 @@ enum Verb {
     Status(status::Args),
     /// Make, list, rotate, disable and name the keys of the keystore
     Key(key::Args),
+    /// Name keys
+    Alias(key_alias::Args),
+    /// Show and replace the policies of keys
+    Policy(policy::Args),
+    /// Let a user use a key, for a part of the data or for a time
+    Grant(grant::Args),
+    /// Encrypt up to 4096 bytes under a key
+    Encrypt(crypt::Encrypt),
+    /// Decrypt what was encrypted under a key
+    Decrypt(crypt::Decrypt),
+    /// Encrypt under another key or encryption context what was encrypted before, without showing it
+    ReEncrypt(crypt::ReEncrypt),
+    /// Make a data key, and the same key wrapped
+    GenerateDataKey(crypt::DataKey),
+    /// Make a key pair, and its private key wrapped
+    GenerateDataKeyPair(crypt::DataKeyPair),
+    /// Make random bytes
+    GenerateRandom(crypt::Random),
+    /// Print the public key of an RSA key
+    GetPublicKey(crypt::PublicKey),
+    /// Have the KMS run any operation of AWS KMS by its name, JSON in and JSON out
+    Kms(kms_operation::Args),
     /// Read the audit log: who used which key, and who was refused; check that nobody changed it
     Audit(audit::Args),
     /// Back up the keystore, restore it, or check it
     Keystore(keystore_backup::Args),
+    /// Serve the keystore to programs that speak to AWS KMS
+    Serve(serve::Args),
+    /// Make, list and delete the access keys that requests over TCP are signed with
+    AccessKey(access_key::Args),
+    /// Print a profile for programs that read ~/.aws/config
+    AwsConfig(aws_config::Args),
+    /// Print short-lived credentials for the calling user, as the setting credential_process of AWS's programs wants them
+    Credentials(credentials::Args),
     /// Change the passphrase of the keystore
     Passphrase(passphrase::Args),
     /// Check the recovery key, or replace it
@@ -142,8 +183,23 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Fsck(args) => fsck::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Key(args) => key::run(&args),
+        Verb::Alias(args) => key_alias::run(&args),
+        Verb::Policy(args) => policy::run(&args),
+        Verb::Grant(args) => grant::run(&args),
+        Verb::Encrypt(args) => crypt::encrypt(&args),
+        Verb::Decrypt(args) => crypt::decrypt(&args),
+        Verb::ReEncrypt(args) => crypt::re_encrypt(&args),
+        Verb::GenerateDataKey(args) => crypt::data_key(&args),
+        Verb::GenerateDataKeyPair(args) => crypt::data_key_pair(&args),
+        Verb::GenerateRandom(args) => crypt::random(&args),
+        Verb::GetPublicKey(args) => crypt::public_key(&args),
+        Verb::Kms(args) => kms_operation::run(&args),
         Verb::Audit(args) => audit::run(&args),
         Verb::Keystore(args) => keystore_backup::run(&args),
+        Verb::Serve(args) => serve::run(&args),
+        Verb::AccessKey(args) => access_key::run(&args),
+        Verb::AwsConfig(args) => aws_config::run(&args),
+        Verb::Credentials(args) => credentials::run(&args),
         Verb::Passphrase(args) => passphrase::run(&args),
         Verb::RecoveryKey(args) => recovery::run(&args),
         Verb::Rewrap(args) => rewrap::run(&args),

@@ -119,7 +119,7 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
         let _watcher = watch(&plan, &kms, &bell)?;
         let served = serve(&plan, (kms.clone(), bell), volume, || {
             if let Some(reporter) = reporter {
-                reporter.ready()
+                reporter.ready("")
             }
         });
         kms.flush_record();
@@ -130,13 +130,13 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     drop(locked);
     let secret = &args.keystore.secret;
     if secret.keyfile.is_some() {
-        return background::start(&arguments(&args, &plan)?, b"");
+        return background::start(&arguments(&args, &plan)?, b"").map(drop);
     }
     secret.retry(|| {
         let line = secret.line()?;
         // A mistyped recovery key is found before anything is started.
         secret.parse(line.clone())?;
-        background::start(&arguments(&args, &plan)?, &line)
+        background::start(&arguments(&args, &plan)?, &line).map(drop)
     })
 }
 

@@ -19,3 +19,8 @@ impl Users for SystemUsers {
         by_name(name).map(local)
     }
 }
+
+/// Whether the system knows a user with this name.
+pub(super) fn exists(name: &str) -> bool {
+    by_name(name).is_some()
+}

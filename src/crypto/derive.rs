@@ -24,11 +24,16 @@
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
 //! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
+//! | keystore root key | `akey` | - | 32 | HMAC key for the secrets of access keys |
+//! | keystore root key | `sess` | - | 32 | HMAC key for short-lived credentials |
 //! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
 //! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
+//!
+//! Beside them stands the signing key of AWS Signature Version 4 ([`sigv4_key`]), a chain of HMACs that AWS prescribes.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::aead::{GcmKey, Nonce, hkdf_expand};
 use super::siv::{SivKey, SivProbe};
@@ -176,6 +181,29 @@ pub fn store_key(root: &Secret<32>) -> GcmKey {
 /// The key for the mirror of a keystore.
 pub fn bundle_key(root: &Secret<32>) -> GcmKey {
     gcm(root.expose(), "bundle", &[])
+}
+
+/// The key from which the secrets of long-lived access keys are made.
+pub fn access_key_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "akey", &[])
+}
+
+/// The key from which short-lived credentials are made.
+pub fn session_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "sess", &[])
+}
+
+/// The signing key of AWS Signature Version 4 for one day, region and service (AWS general reference, "Derive a signing
+/// key for Signature Version 4"). The secret is text of any length.
+pub fn sigv4_key(secret: &[u8], date: &str, region: &str, service: &str) -> Secret<32> {
+    let prefixed = Zeroizing::new([b"AWS4", secret].concat());
+    let mut mac = Hmac::<Sha256>::new_from_slice(&prefixed).expect("HMAC takes keys of any length");
+    mac.update(date.as_bytes());
+    let by_date = Secret::build(|out| out.copy_from_slice(&mac.finalize().into_bytes()));
+    [region, service, "aws4_request"].iter().fold(by_date, |key, part| {
+        let next = hmac(&key, &[part.as_bytes()]);
+        Secret::build(|out| out.copy_from_slice(&next))
+    })
 }
 
 /// The HMAC key for the grant tokens of a keystore.

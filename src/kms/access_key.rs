@@ -3,15 +3,19 @@
 //! The record of an access key holds no secret: the secret is derived from the keystore's root key and the id. An id is
 //! made once and has 80 random bits, so no two access keys share a secret, and what is deleted does not come back.
 
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, BASE64};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use crate::crypto::random;
+use super::Keystore;
+use crate::crypto::{Secret, derive, random};
 
 /// What the id of a long-lived access key begins with, as IAM's.
 pub const LONG_LIVED: &str = "AKIA";
 /// What the id of short-lived credentials begins with, as those of AWS STS.
 pub const SHORT_LIVED: &str = "ASIA";
+/// The bytes of an HMAC that make a secret: 40 letters, as AWS's secrets have.
+const SECRET_LEN: usize = 30;
 
 /// A long-lived access key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,19 @@ impl AccessKey {
 /// The id of an access key: a prefix and 16 base32 letters (RFC 4648), as AWS writes them.
 pub(super) fn id(prefix: &str, random: &[u8; 10]) -> String {
     format!("{prefix}{}", BASE32_NOPAD.encode(random))
+}
+
+/// A secret access key as text, from the key that all secrets of a keystore are made from.
+pub(super) fn secret(key: &Secret<32>, parts: &[&[u8]]) -> Zeroizing<String> {
+    let bytes = Zeroizing::new(derive::hmac(key, parts));
+    Zeroizing::new(BASE64.encode(&bytes[..SECRET_LEN]))
+}
+
+impl Keystore {
+    /// The secret of a long-lived access key.
+    pub(super) fn access_key_secret(&self, id: &str) -> Zeroizing<String> {
+        secret(&derive::access_key_key(&self.root), &[id.as_bytes()])
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Encoding: `length u32 | JSON | secrets`. The secrets stand outside of the JSON, 32 bytes each, in the order of keys
 //! and versions, so that no serialiser ever copies one into a buffer that is not wiped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -83,6 +83,8 @@ pub struct KeySet {
     keys: BTreeMap<KeyId, Arc<Cmk>>,
     by_number: HashMap<u32, Arc<Cmk>>,
     aliases: BTreeMap<String, Alias>,
+    // The same the other way round: by target and name.
+    by_target: BTreeSet<(KeyId, String)>,
     // By the CMK and then by their own ids, so that those of one CMK are found together.
     grants: BTreeMap<KeyId, BTreeMap<String, Arc<Grant>>>,
     access_keys: BTreeMap<String, Arc<AccessKey>>,
@@ -121,6 +123,12 @@ impl KeySet {
     /// The target of an alias.
     pub fn alias(&self, name: &str) -> Option<&KeyId> {
         self.aliases.get(name).map(|alias| &alias.target)
+    }
+
+    /// The aliases of a CMK, sorted.
+    pub fn aliases_of<'a>(&'a self, key: &'a KeyId) -> impl Iterator<Item = &'a str> {
+        let first = (key.clone(), String::new());
+        self.by_target.range(first..).take_while(move |(target, _)| target == key).map(|(_, name)| name.as_str())
     }
 
     /// The grants of a CMK, by id, those that have expired among them.
@@ -208,6 +216,7 @@ impl KeySet {
             self.keys.remove(&cmk.id);
             self.by_number.remove(&cmk.number);
             self.aliases.retain(|_, alias| alias.target != cmk.id);
+            self.by_target.retain(|(target, _)| *target != cmk.id);
             self.grants.remove(&cmk.id);
             self.put_deleted(DeletedKey { id: cmk.id.clone(), number: cmk.number, deleted: now() });
         }
@@ -222,7 +231,13 @@ impl KeySet {
     pub(super) fn put_alias(&mut self, name: &str, target: KeyId) {
         let now = Some(now());
         let created = self.aliases.get(name).map_or(now, |alias| alias.created);
-        self.aliases.insert(name.to_owned(), Alias { target, created, updated: now });
+        self.insert_alias(name, Alias { target, created, updated: now });
+    }
+
+    fn insert_alias(&mut self, name: &str, alias: Alias) {
+        self.remove_alias(name);
+        self.by_target.insert((alias.target.clone(), name.to_owned()));
+        self.aliases.insert(name.to_owned(), alias);
     }
 
     /// Adds a grant of a key, which must be in the set.
@@ -279,7 +294,9 @@ impl KeySet {
 
     /// Takes an alias away.
     pub(super) fn remove_alias(&mut self, name: &str) {
-        self.aliases.remove(name);
+        if let Some(alias) = self.aliases.remove(name) {
+            self.by_target.remove(&(alias.target, name.to_owned()));
+        }
     }
 
     /// Only these CMKs, with their aliases and grants, and all that is known of deleted ones. No access keys: those are for
@@ -289,8 +306,10 @@ impl KeySet {
         for id in ids {
             subset.put(Cmk::clone(self.resolve(&id.0)?));
         }
-        let aliases = self.aliases.iter().filter(|(_, alias)| subset.keys.contains_key(&alias.target));
-        subset.aliases = aliases.map(|(name, alias)| (name.clone(), alias.clone())).collect();
+        let aliases = self.aliases.iter().filter(|(_, alias)| ids.contains(&alias.target));
+        for (name, alias) in aliases {
+            subset.insert_alias(name, alias.clone());
+        }
         let grants = self.grants.iter().filter(|(id, _)| subset.keys.contains_key(id));
         subset.grants = grants.map(|(id, grants)| (id.clone(), grants.clone())).collect();
         subset.deleted.clone_from(&self.deleted);
@@ -301,7 +320,10 @@ impl KeySet {
     pub(super) fn assemble(parts: Parts) -> Option<Self> {
         let Parts { cmks, aliases, deleted, grants, access_keys } = parts;
         let counts = (cmks.len(), deleted.len(), grants.len(), access_keys.len());
-        let mut set = Self { aliases, ..Self::default() };
+        let mut set = Self::default();
+        for (name, alias) in aliases {
+            set.insert_alias(&name, alias);
+        }
         for cmk in cmks {
             set.put(cmk);
         }

@@ -10,6 +10,7 @@
 
 mod access;
 mod access_key;
+pub mod api;
 mod asymmetric;
 pub mod audit;
 pub mod authorize;

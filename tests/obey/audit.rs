@@ -91,7 +91,8 @@ fn paths_stay_out_of_the_log_where_they_are_not_wanted() {
     fs::read(mount.at("confidential-name")).expect("read");
     mount.unmount();
     let events = scene.events();
-    let reads = events.iter().filter(|event| event["eventName"] == "Decrypt" && event["kmsfs"]["volume"] != Value::Null);
+    let reads =
+        events.iter().filter(|event| event["eventName"] == "Decrypt" && event["kmsfs"]["volume"] != Value::Null);
     assert!(reads.count() > 0);
     assert!(!events.iter().any(|event| event.to_string().contains("confidential")));
     scene.verify_audit();
@@ -106,7 +107,8 @@ fn a_mount_that_has_only_the_copy_in_the_volume_writes_a_log_of_this_users() {
     fs::write(mount.at("file"), b"x").expect("write");
     mount.unmount();
     let state = scene.volume.base().join(".local/state/kmsfs");
-    let logs: Vec<_> = fs::read_dir(&state).expect("a folder").flatten().map(|entry| entry.path().join("audit")).collect();
+    let logs: Vec<_> =
+        fs::read_dir(&state).expect("a folder").flatten().map(|entry| entry.path().join("audit")).collect();
     assert_eq!(logs.len(), 1);
     let events = events_in(&logs[0]);
     assert!(events.iter().any(|event| event["kmsfs"]["path"] == "/file"));

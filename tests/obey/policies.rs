@@ -160,7 +160,8 @@ fn a_handle_goes_dark_with_the_leave_of_its_user_and_comes_back_with_it() {
     for file in [&hers, &his] {
         file.read_exact_at(&mut part, 5000).expect("read");
     }
-    let mut listing = rustix::fs::Dir::new(user(ADA).run(|| File::open(mount.dir()).expect("open"))).expect("a listing");
+    let mut listing =
+        rustix::fs::Dir::new(user(ADA).run(|| File::open(mount.dir()).expect("open"))).expect("a listing");
     assert_eq!(listing.by_ref().filter(Result::is_ok).count(), 3);
 
     let deny = json!({ "Effect": "Deny", "Action": "kms:*", "Resource": "*", "Principal": { "AWS": arn(ADA) } });

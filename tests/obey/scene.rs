@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use kmsfs::kms::audit::Options;
 use kmsfs::kms::service::{Call, LOCAL_REGION, Service, Source};
 use kmsfs::kms::{Keystore, Principal, UnlockSecret};
 use rustix::io::Errno;
@@ -75,7 +76,8 @@ impl Scene {
     /// One request of the keystore's owner.
     pub fn owner(&self, operation: &str, params: Value) -> Value {
         let secret = UnlockSecret::passphrase(Zeroizing::new(PASSPHRASE.as_bytes().to_vec())).expect("a passphrase");
-        let service = Service::new(Keystore::open(&self.volume.keystore).expect("open").unlock(&secret).expect("unlock"));
+        let keystore = Keystore::open(&self.volume.keystore).expect("open").unlock(&secret).expect("unlock");
+        let service = Service::new(keystore, Options::default()).expect("a service");
         let call = Call {
             principal: &Principal::Root,
             access_key: None,

@@ -81,7 +81,7 @@ pub(super) fn create(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
 }
 
 fn check_count(asked: &Asked<'_>, found: &Found) -> Result<(), ApiError> {
-    if asked.keys.aliases().filter(|(_, id)| **id == found.cmk.id).count() < MAX_ALIASES {
+    if asked.keys.aliases_of(&found.cmk.id).count() < MAX_ALIASES {
         return Ok(());
     }
     let message = format!("A key can have at most {MAX_ALIASES} aliases: {}", found.arn);

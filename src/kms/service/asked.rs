@@ -6,6 +6,7 @@ use super::catalog::Entry;
 use super::names::{self, Name, Naming};
 use super::params::{GRANT_TOKEN, Params};
 use super::{ApiError, Call, Code, Source};
+use crate::kms::audit::Log;
 use crate::kms::authorize::{Decision, Reason, authorize};
 use crate::kms::grant::TokenKey;
 use crate::kms::policy::{ConditionKeys, Key, Request};
@@ -31,6 +32,7 @@ pub(super) struct Asked<'a> {
     pub(super) entry: &'static Entry,
     pub(super) keys: Arc<KeySet>,
     pub(super) tokens: &'a TokenKey,
+    pub(super) log: &'a Log,
     /// In unix seconds.
     pub(super) now: u64,
     pub(super) trace: Trace,
@@ -102,8 +104,7 @@ impl Asked<'_> {
         if !self.trace.keys.contains(&arn) {
             self.trace.keys.push(arn.clone());
         }
-        let names = self.keys.aliases().filter(|(_, target)| **target == cmk.id);
-        let aliases = names.map(|(name, _)| name.to_owned()).collect();
+        let aliases = self.keys.aliases_of(&cmk.id).map(str::to_owned).collect();
         Found { cmk, arn, alias, aliases }
     }
 

@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use super::asked::Asked;
 use super::params::Params;
-use super::{ApiError, aliases, data, data_key_pairs, grants, keys, policies, re_encrypt, rotation, tags};
+use super::{
+    ApiError, access_keys, aliases, data, data_key_pairs, grants, keys, last_usage, policies, re_encrypt, rotation,
+    tags,
+};
 use crate::kms::{Keystore, Operation as Needs};
 
 /// What an operation answers.
@@ -60,6 +63,7 @@ pub(super) const OPERATIONS: &[Entry] = &[
     read("GenerateDataKeyPairWithoutPlaintext", Needs::Wrap, data_key_pairs::generate_without_plaintext),
     read("GenerateDataKeyWithoutPlaintext", Needs::Wrap, data::generate_data_key_without_plaintext),
     read("GenerateRandom", Needs::Look, data::generate_random),
+    read("GetKeyLastUsage", Needs::Look, last_usage::get),
     read("GetKeyPolicy", Needs::Look, policies::get),
     read("GetKeyRotationStatus", Needs::Look, rotation::status),
     read("GetPublicKey", Needs::PublicKey, data::public_key),
@@ -80,6 +84,9 @@ pub(super) const OPERATIONS: &[Entry] = &[
     change("UntagResource", Needs::Annotate, tags::untag),
     change("UpdateAlias", Needs::AliasTarget, aliases::update),
     change("UpdateKeyDescription", Needs::Annotate, keys::update_description),
+    change("kmsfs.CreateAccessKey", Needs::Look, access_keys::create),
+    change("kmsfs.DeleteAccessKey", Needs::Look, access_keys::delete),
+    read("kmsfs.ListAccessKeys", Needs::Look, access_keys::list),
 ];
 
 /// The other operations of AWS KMS (botocore's model of 2026): signing, MACs, key agreement, imported key material, custom key

@@ -54,6 +54,8 @@ pub enum Code {
     Serialization,
     /// TagException.
     Tag,
+    /// ThrottlingException.
+    Throttling,
     /// UnknownOperationException.
     UnknownOperation,
     /// UnrecognizedClientException.
@@ -65,6 +67,40 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    const ALL: &[Self] = &[
+        Self::AccessDenied,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::Disabled,
+        Self::DryRunOperation,
+        Self::ExpiredToken,
+        Self::IncompleteSignature,
+        Self::IncorrectKey,
+        Self::InvalidAliasName,
+        Self::InvalidArn,
+        Self::InvalidCiphertext,
+        Self::InvalidGrantId,
+        Self::InvalidGrantToken,
+        Self::InvalidKeyUsage,
+        Self::InvalidMarker,
+        Self::InvalidSignature,
+        Self::KmsInternal,
+        Self::KmsInvalidState,
+        Self::LimitExceeded,
+        Self::MalformedPolicyDocument,
+        Self::MissingAuthenticationToken,
+        Self::NotAuthorized,
+        Self::NotFound,
+        Self::Serialization,
+        Self::Tag,
+        Self::Throttling,
+        Self::UnknownOperation,
+        Self::UnrecognizedClient,
+        Self::UnsupportedOperation,
+        Self::Validation,
+    ];
+
     /// The name on the wire, in `__type`.
     pub fn name(self) -> &'static str {
         match self {
@@ -93,11 +129,17 @@ impl Code {
             Self::NotFound => "NotFoundException",
             Self::Serialization => "SerializationException",
             Self::Tag => "TagException",
+            Self::Throttling => "ThrottlingException",
             Self::UnknownOperation => "UnknownOperationException",
             Self::UnrecognizedClient => "UnrecognizedClientException",
             Self::UnsupportedOperation => "UnsupportedOperationException",
             Self::Validation => "ValidationException",
         }
+    }
+
+    /// The code with this name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|code| code.name() == name).copied()
     }
 
     /// The status of the HTTP answer.

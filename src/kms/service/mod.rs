@@ -9,6 +9,7 @@
 //! - a change is durable before it is answered, and what follows it sees it;
 //! - an error carries AWS's name and AWS's words; what the wire must not say is in its detail, for the owner's log.
 
+mod access_keys;
 mod aliases;
 mod asked;
 mod call;
@@ -19,6 +20,7 @@ mod data_key_pairs;
 mod error;
 mod grants;
 mod keys;
+mod last_usage;
 mod names;
 mod page;
 mod params;
@@ -39,10 +41,11 @@ pub use call::{Call, Source};
 pub use error::{ApiError, Code};
 pub use names::{LOCAL_REGION, key_arn};
 
+use super::audit::{AuditError, Event, FOLDER, Log, Options};
 use super::clock::now;
 use super::control::NewKey;
 use super::grant::TokenKey;
-use super::{KeyManager, KeySet, Keystore, KeystoreError};
+use super::{KeyId, KeyManager, KeySet, Keystore, KeystoreError, Operation};
 use asked::{Asked, Trace};
 use catalog::{Entry, Run};
 use params::Params;
@@ -58,15 +61,27 @@ pub struct Service {
     // When something happens by itself next, in unix seconds.
     due: AtomicU64,
     tokens: TokenKey,
+    log: Log,
 }
 
 impl Service {
-    /// A service over an open keystore.
-    pub fn new(keystore: Keystore) -> Self {
+    /// A service over an open keystore, with its audit log: that is a thread, so a process goes into the background before.
+    ///
+    /// # Errors
+    /// [`AuditError`] if the log cannot be opened.
+    pub fn new(keystore: Keystore, options: Options) -> Result<Self, AuditError> {
+        let log = Log::open(&keystore.dir().join(FOLDER), keystore.audit_keys(), options)?;
         let keys = keystore.keys();
         let due = AtomicU64::new(keys.next_event().unwrap_or(u64::MAX));
         let tokens = keystore.grant_token_key();
-        Self { keystore: Mutex::new(keystore), keys: RwLock::new(keys), due, tokens }
+        record_own(&log, "DeleteKey", keystore.deleted());
+        record_own(&log, "RotateKey", keystore.rotated());
+        Ok(Self { keystore: Mutex::new(keystore), keys: RwLock::new(keys), due, tokens, log })
+    }
+
+    /// The audit log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The keys as they are now.
@@ -100,27 +115,47 @@ impl Service {
                 ApiError::new(Code::UnknownOperation, "")
             });
         };
+        let time = now();
+        if matches!(entry.run, Run::Change(_)) {
+            self.log.admit().map_err(|error| unrecorded(&error))?;
+        }
         let mut trace = Trace::default();
-        self.answer(call, entry, &params, &mut trace)
+        let answer = self.answer(call, entry, (&params, time), &mut trace);
+        let mut event = Event::of(call, entry.name, time).with_parameters(&params);
+        for arn in trace.keys {
+            event = event.with_key(arn);
+        }
+        if let Some(material) = &trace.material {
+            event = event.with_material(material);
+        }
+        if let Some(reason) = trace.reason {
+            event = event.because(reason);
+        }
+        event = match &answer {
+            Ok(answer) => event.with_response(answer),
+            Err(error) => event.with_error(error),
+        };
+        self.log.record(event).map_err(|error| unrecorded(&error))?;
+        answer
     }
 
     fn answer(
         &self,
         call: &Call<'_>,
         entry: &'static Entry,
-        params: &Value,
+        (params, now): (&Value, u64),
         trace: &mut Trace,
     ) -> Result<Value, ApiError> {
         let params = Params::of(params)?;
-        let now = now();
         if self.due.load(Ordering::Acquire) <= now {
-            self.with_keystore(Keystore::catch_up);
+            self.catch_up();
         }
         if names_service_key(entry, &params) {
             self.make_service_key()?;
         }
+        let trace_so_far = std::mem::take(trace);
         let mut asked =
-            Asked { call, entry, keys: self.keys(), tokens: &self.tokens, now, trace: std::mem::take(trace) };
+            Asked { call, entry, keys: self.keys(), tokens: &self.tokens, log: &self.log, now, trace: trace_so_far };
         let answer = match entry.run {
             Run::Read(run) => run(&mut asked, &params),
             Run::Change(run) => self.with_keystore(|keystore| {
@@ -131,6 +166,16 @@ impl Service {
         };
         *trace = asked.trace;
         answer
+    }
+
+    /// Does what is due: rotations, and deletions whose date has passed.
+    fn catch_up(&self) {
+        self.with_keystore(|keystore| {
+            let before = (keystore.deleted().len(), keystore.rotated().len());
+            keystore.catch_up();
+            record_own(&self.log, "DeleteKey", &keystore.deleted()[before.0..]);
+            record_own(&self.log, "RotateKey", &keystore.rotated()[before.1..]);
+        });
     }
 
     /// Makes the service managed key, if there is none: it is made when somebody first uses it.
@@ -149,14 +194,30 @@ impl Service {
                 alias: Some(SERVICE_ALIAS),
                 ..NewKey::described(description)
             };
-            keystore.create_cmk(new).map(|_| ()).map_err(ApiError::from)
+            let id = keystore.create_cmk(new).map_err(ApiError::from)?;
+            record_own(&self.log, "CreateKey", &[id]);
+            Ok(())
         })
     }
 }
 
+/// Records what the service did by itself.
+fn record_own(log: &Log, name: &'static str, keys: &[KeyId]) {
+    for key in keys {
+        let event = Event::of_service(name, now()).with_key(key_arn(LOCAL_REGION, key));
+        if let Err(error) = log.record(event) {
+            log::warn!("{error}; {name} of {} is not in it", key.0);
+        }
+    }
+}
+
+fn unrecorded(error: &AuditError) -> ApiError {
+    ApiError::new(Code::KmsInternal, "").because(error.to_string())
+}
+
 /// Whether a request names the service managed key where that may be the first use of it.
 fn names_service_key(entry: &Entry, params: &Params<'_>) -> bool {
-    let uses = matches!(entry.run, Run::Read(_)) && !entry.name.starts_with("List");
+    let uses = matches!(entry.needs, Operation::Wrap | Operation::Unwrap) || entry.name == "DescribeKey";
     uses && ["KeyId", "DestinationKeyId"].iter().any(|name| params.mentions(name, SERVICE_ALIAS))
 }
 

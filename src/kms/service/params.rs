@@ -58,6 +58,7 @@ pub(super) const POLICY_NAME: Text = text(1, 128, Some((r"[\w]+", is_word)));
 pub(super) const PRINCIPAL: Text = text(1, 256, Some((r"^[\w+=,.@:/-]+$", is_principal)));
 pub(super) const TAG_KEY: Text = text(1, 128, None);
 pub(super) const TAG_VALUE: Text = text(0, 256, None);
+pub(super) const USER_NAME: Text = text(1, 256, Some((r"[\w+=,.@/-]+", is_principal)));
 /// Any text: its meaning is checked later.
 pub(super) const WORD: Text = text(0, usize::MAX, None);
 

@@ -8,6 +8,11 @@ use super::*;
 use crate::kms::{ACCOUNT, Principal, UnlockSecret};
 
 mod basics;
+mod control;
+mod data;
+mod grants;
+mod rotation;
+mod states;
 
 const REGION: &str = "eu-central-1";
 
@@ -22,7 +27,11 @@ impl Fixture {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let (keystore, recovery) = Keystore::create(&home.path().join("ks"), &[], 1).unwrap();
-        Self { service: Service::new(keystore), home, recovery: UnlockSecret::RecoveryKey(recovery) }
+        Self {
+            service: Service::new(keystore, Options::default()).unwrap(),
+            home,
+            recovery: UnlockSecret::RecoveryKey(recovery),
+        }
     }
 
     /// As if the process had ended and another one had opened the keystore.
@@ -30,7 +39,7 @@ impl Fixture {
         let Self { home, recovery, service } = self;
         drop(service);
         let keystore = Keystore::open(&home.path().join("ks")).unwrap().unlock(&recovery).unwrap();
-        Self { service: Service::new(keystore), home, recovery }
+        Self { service: Service::new(keystore, Options::default()).unwrap(), home, recovery }
     }
 
     fn call_as(&self, principal: &Principal, operation: &str, params: Value) -> Result<Value, ApiError> {

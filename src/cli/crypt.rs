@@ -1,0 +1,297 @@
+//! `kmsfs encrypt`, `decrypt` and their kin: the data plane of the KMS by hand, from files or standard input.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::failure::{Code, Failure};
+use super::kms_call::Kms;
+use super::kms_show::{Ask, object, pair};
+use super::output;
+
+/// More than any input of the KMS, in bytes: what is longer is refused by the KMS itself.
+const MAX_INPUT: u64 = 64 * 1024;
+
+#[derive(clap::Args)]
+struct Input {
+    /// Read from FILE [default: standard input]
+    #[arg(long = "in", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Input {
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_INPUT as usize + 1));
+        let name = self.file.as_deref().unwrap_or(Path::new("standard input"));
+        let done = match &self.file {
+            Some(path) => File::open(path).and_then(|file| file.take(MAX_INPUT + 1).read_to_end(&mut bytes)),
+            None => io::stdin().lock().take(MAX_INPUT + 1).read_to_end(&mut bytes),
+        };
+        done.map_err(|error| Failure::io(name, "read", &error))?;
+        Ok(bytes)
+    }
+
+    fn base64(&self) -> Result<Value, Failure> {
+        Ok(Value::String(BASE64.encode(&self.read()?)))
+    }
+}
+
+#[derive(clap::Args)]
+struct Output {
+    /// Write to FILE, which must not exist [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Output {
+    /// Writes the bytes under `member`, or the whole answer if that is wanted.
+    fn write(&self, ask: &Ask, answer: &Value, member: &str) -> Result<(), Failure> {
+        if ask.json {
+            return output::json(answer);
+        }
+        write_bytes(self.out.as_deref(), &decoded(answer, member)?)
+    }
+}
+
+fn decoded(answer: &Value, member: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let text = answer[member].as_str().unwrap_or_default();
+    let bytes = BASE64.decode(text.as_bytes());
+    let bytes =
+        bytes.map_err(|error| Failure::of(Code::Other, format!("{member} of the answer is damaged: {error}")))?;
+    Ok(Zeroizing::new(bytes))
+}
+
+/// A file that holds a key is for its owner only.
+fn write_bytes(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
+    let Some(path) = path else { return output::put_surely(bytes) };
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|error| Failure::io(path, "write", &error))
+}
+
+#[derive(clap::Args)]
+struct Context {
+    /// A pair of the encryption context; repeat for more
+    #[arg(long = "context", value_name = "NAME=VALUE", value_parser = pair)]
+    pairs: Vec<(String, String)>,
+}
+
+/// Arguments of `kmsfs encrypt`.
+#[derive(clap::Args)]
+pub(super) struct Encrypt {
+    /// The key: its id, ARN or an alias
+    key: String,
+    #[command(flatten)]
+    context: Context,
+    /// For RSA keys: RSAES_OAEP_SHA_1 or RSAES_OAEP_SHA_256
+    #[arg(long, value_name = "NAME", default_value = "SYMMETRIC_DEFAULT")]
+    algorithm: String,
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn encrypt(args: &Encrypt) -> Result<(), Failure> {
+    // The passphrase may be the first line of standard input.
+    let mut kms = Kms::open(&args.ask.keystore)?;
+    let answer = kms.call(
+        "Encrypt",
+        json!({
+            "KeyId": args.key,
+            "Plaintext": args.input.base64()?,
+            "EncryptionContext": object(&args.context.pairs),
+            "EncryptionAlgorithm": args.algorithm,
+        }),
+    )?;
+    args.output.write(&args.ask, &answer, "CiphertextBlob")
+}
+
+/// Arguments of `kmsfs decrypt`.
+#[derive(clap::Args)]
+pub(super) struct Decrypt {
+    /// The key that it must be under; needed for RSA keys only
+    #[arg(long)]
+    key: Option<String>,
+    #[command(flatten)]
+    context: Context,
+    /// For RSA keys: RSAES_OAEP_SHA_1 or RSAES_OAEP_SHA_256
+    #[arg(long, value_name = "NAME", default_value = "SYMMETRIC_DEFAULT")]
+    algorithm: String,
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn decrypt(args: &Decrypt) -> Result<(), Failure> {
+    let mut kms = Kms::open(&args.ask.keystore)?;
+    let answer = kms.call(
+        "Decrypt",
+        json!({
+            "KeyId": args.key,
+            "CiphertextBlob": args.input.base64()?,
+            "EncryptionContext": object(&args.context.pairs),
+            "EncryptionAlgorithm": args.algorithm,
+        }),
+    )?;
+    args.output.write(&args.ask, &answer, "Plaintext")
+}
+
+/// Arguments of `kmsfs re-encrypt`.
+#[derive(clap::Args)]
+pub(super) struct ReEncrypt {
+    /// The key to encrypt under: its id, ARN or an alias
+    key: String,
+    /// A pair of the encryption context that it has; repeat for more
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    source_context: Vec<(String, String)>,
+    /// A pair of the encryption context that it shall have; repeat for more
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    destination_context: Vec<(String, String)>,
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn re_encrypt(args: &ReEncrypt) -> Result<(), Failure> {
+    let mut kms = Kms::open(&args.ask.keystore)?;
+    let answer = kms.call(
+        "ReEncrypt",
+        json!({
+            "CiphertextBlob": args.input.base64()?,
+            "DestinationKeyId": args.key,
+            "SourceEncryptionContext": object(&args.source_context),
+            "DestinationEncryptionContext": object(&args.destination_context),
+        }),
+    )?;
+    args.output.write(&args.ask, &answer, "CiphertextBlob")
+}
+
+/// Arguments of `kmsfs generate-data-key`.
+#[derive(clap::Args)]
+pub(super) struct DataKey {
+    /// The key: its id, ARN or an alias
+    key: String,
+    #[command(flatten)]
+    context: Context,
+    /// The length of the data key in bytes
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    bytes: u32,
+    /// Keep the data key itself to the KMS
+    #[arg(long, conflicts_with = "plaintext")]
+    without_plaintext: bool,
+    /// Where the data key goes
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"])]
+    plaintext: Option<PathBuf>,
+    /// Where the wrapped data key goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn data_key(args: &DataKey) -> Result<(), Failure> {
+    let operation = if args.without_plaintext { "GenerateDataKeyWithoutPlaintext" } else { "GenerateDataKey" };
+    let parameters = json!({
+        "KeyId": args.key,
+        "EncryptionContext": object(&args.context.pairs),
+        "NumberOfBytes": args.bytes,
+    });
+    let answer = Kms::open(&args.ask.keystore)?.call(operation, parameters)?;
+    if args.ask.json {
+        return output::json(&answer);
+    }
+    if let Some(path) = &args.plaintext {
+        write_bytes(Some(path), &decoded(&answer, "Plaintext")?)?;
+    }
+    write_bytes(args.out.as_deref(), &decoded(&answer, "CiphertextBlob")?)
+}
+
+/// Arguments of `kmsfs generate-data-key-pair`.
+#[derive(clap::Args)]
+pub(super) struct DataKeyPair {
+    /// The key: its id, ARN or an alias
+    key: String,
+    /// RSA_2048, RSA_3072, RSA_4096, ECC_NIST_P256, ECC_NIST_P384 or ECC_NIST_EDWARDS25519
+    #[arg(long, value_name = "SPEC")]
+    spec: String,
+    #[command(flatten)]
+    context: Context,
+    /// Keep the private key itself to the KMS
+    #[arg(long, conflicts_with = "private")]
+    without_plaintext: bool,
+    /// Where the private key goes: PKCS#8, DER
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"])]
+    private: Option<PathBuf>,
+    /// Where the public key goes: SubjectPublicKeyInfo, DER
+    #[arg(long, value_name = "FILE", required_unless_present = "json")]
+    public: Option<PathBuf>,
+    /// Where the wrapped private key goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn data_key_pair(args: &DataKeyPair) -> Result<(), Failure> {
+    let operation = if args.without_plaintext { "GenerateDataKeyPairWithoutPlaintext" } else { "GenerateDataKeyPair" };
+    let parameters = json!({
+        "KeyId": args.key,
+        "KeyPairSpec": args.spec,
+        "EncryptionContext": object(&args.context.pairs),
+    });
+    let answer = Kms::open(&args.ask.keystore)?.call(operation, parameters)?;
+    if args.ask.json {
+        return output::json(&answer);
+    }
+    if let Some(path) = &args.private {
+        write_bytes(Some(path), &decoded(&answer, "PrivateKeyPlaintext")?)?;
+    }
+    write_bytes(args.public.as_deref(), &decoded(&answer, "PublicKey")?)?;
+    write_bytes(args.out.as_deref(), &decoded(&answer, "PrivateKeyCiphertextBlob")?)
+}
+
+/// Arguments of `kmsfs generate-random`.
+#[derive(clap::Args)]
+pub(super) struct Random {
+    /// How many bytes, 1 to 1024
+    bytes: u32,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn random(args: &Random) -> Result<(), Failure> {
+    let answer = Kms::open(&args.ask.keystore)?.call("GenerateRandom", json!({ "NumberOfBytes": args.bytes }))?;
+    args.output.write(&args.ask, &answer, "Plaintext")
+}
+
+/// Arguments of `kmsfs get-public-key`.
+#[derive(clap::Args)]
+pub(super) struct PublicKey {
+    /// The RSA key: its id, ARN or an alias
+    key: String,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+pub(super) fn public_key(args: &PublicKey) -> Result<(), Failure> {
+    let answer = Kms::open(&args.ask.keystore)?.call("GetPublicKey", json!({ "KeyId": args.key }))?;
+    args.output.write(&args.ask, &answer, "PublicKey")
+}

@@ -1,0 +1,232 @@
+//! One request: from its HTTP to the operation, and from what that answers to HTTP (AWS JSON 1.1; query for STS).
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
+use super::refusal::Refusal;
+use super::sigv4::single;
+use super::{TARGET_PREFIX, json as strict_json, local, sts};
+use crate::kms::service::{ApiError, Call, Code, Service};
+use crate::kms::{AccessKey, clock};
+
+const SERVICE: &str = "kms";
+const JSON: &str = "application/x-amz-json-1.1";
+const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+/// A policy has 32 KiB, and JSON may write a letter in six.
+const MAX_BODY: usize = 256 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(30);
+const MAX_USER_AGENT: usize = 256;
+
+/// What all connections share.
+pub(super) struct Api {
+    pub(super) service: Arc<Service>,
+    pub(super) gate: Gate,
+    /// The URL on TCP, and the socket for all users.
+    pub(super) places: (Option<String>, Option<PathBuf>),
+}
+
+/// The connection that a request came over.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    /// One more at every connection.
+    pub(super) connection: u64,
+    pub(super) peer: Peer,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers a request.
+pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let request_id = Uuid::new_v4();
+    let (parts, body) = request.into_parts();
+    let is_form = single(&parts.headers, &CONTENT_TYPE).is_some_and(|value| value.starts_with(FORM));
+    let refuse = |refusal: Refusal| {
+        if is_form {
+            xml(sts::refuse(refusal, request_id), request_id)
+        } else {
+            json_error(&refusal.into_kms(), request_id)
+        }
+    };
+    if let Err(refusal) = check_browser(origin.peer, &parts.headers) {
+        return Ok(refuse(refusal));
+    }
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
+    let body = match collected {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Ok(cut_off(StatusCode::PAYLOAD_TOO_LARGE, request_id));
+        }
+        Ok(Err(_)) => return Ok(cut_off(StatusCode::BAD_REQUEST, request_id)),
+        Err(_) => return Ok(cut_off(StatusCode::REQUEST_TIMEOUT, request_id)),
+    };
+    if parts.method != Method::POST
+        || parts.uri.path() != "/"
+        || parts.uri.query().is_some()
+        || parts.uri.host().is_some()
+    {
+        return Ok(refuse(Refusal::Unsigned));
+    }
+    let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
+    Ok(match identity {
+        Err(refusal) => refuse(refusal),
+        Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
+        Ok(identity) => match operate(api, origin, (parts, body), identity, request_id).await {
+            Ok(value) => json_answer(StatusCode::OK, &value, request_id),
+            Err(error) => json_error(&error, request_id),
+        },
+    })
+}
+
+impl Api {
+    fn identify(&self, peer: Peer, parts: &Parts, body: &[u8], service: &str) -> Result<Identity, Refusal> {
+        let arrived = Arrived { method: parts.method.as_str(), headers: &parts.headers, body };
+        self.gate.identify(peer, &arrived, (service, clock::now()), |id| {
+            self.service.keys().access_key(id).map(|key| AccessKey::clone(key))
+        })
+    }
+
+    fn call(&self, call: &Call<'_>, operation: &str, parameters: Value) -> Result<Value, ApiError> {
+        let called = catch_unwind(AssertUnwindSafe(|| self.service.call(call, operation, parameters)));
+        called.unwrap_or_else(|_| {
+            log::error!("{operation} gave up; request {}", call.request_id);
+            Err(ApiError::new(Code::KmsInternal, ""))
+        })
+    }
+}
+
+async fn operate(
+    api: Arc<Api>,
+    origin: Origin,
+    (parts, body): (Parts, Bytes),
+    identity: Identity,
+    request_id: Uuid,
+) -> Result<Value, ApiError> {
+    let target = single(&parts.headers, &TARGET).and_then(|target| target.strip_prefix(TARGET_PREFIX));
+    let operation = target.ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?.to_owned();
+    let parameters = strict_json::parameters(&body)?;
+    let is_change = changes(&operation);
+    if is_change && let Some((_, signature)) = &identity.signed {
+        api.gate.replays.check(*signature, origin.connection, clock::now()).map_err(Refusal::into_kms)?;
+    }
+    if let Some(answer) = local::answer(&api, origin.peer, &identity, (&operation, &parameters)) {
+        return answer;
+    }
+    let user_agent = single(&parts.headers, &USER_AGENT).unwrap_or_default();
+    let user_agent: String = user_agent.chars().take(MAX_USER_AGENT).collect();
+    let work = move |api: &Api| {
+        let call = Call {
+            principal: &identity.principal,
+            access_key: identity.signed.as_ref().map(|(id, _)| id.as_str()),
+            region: &identity.region,
+            source: origin.peer.source(),
+            via_service: None,
+            user_agent: &user_agent,
+            request_id,
+        };
+        api.call(&call, &operation, parameters)
+    };
+    if !is_change {
+        return work(&api);
+    }
+    let done = tokio::task::spawn_blocking(move || work(&api)).await;
+    done.unwrap_or_else(|_| Err(ApiError::new(Code::KmsInternal, "")))
+}
+
+/// Whether an operation changes something, waits for the disk, or may take long. All others only read, or compute for some
+/// microseconds.
+fn changes(operation: &str) -> bool {
+    const QUICK: &[&str] = &[
+        "Decrypt",
+        "Describe",
+        "Encrypt",
+        "GenerateDataKey",
+        "GenerateRandom",
+        "Get",
+        "List",
+        "ReEncrypt",
+        "Sign",
+        "Verify",
+    ];
+    let operation = operation.strip_prefix("kmsfs.").unwrap_or(operation);
+    operation.starts_with("GenerateDataKeyPair") || !QUICK.iter().any(|quick| operation.starts_with(quick))
+}
+
+fn json_answer(status: StatusCode, value: &Value, request_id: Uuid) -> Answer {
+    answer(status, JSON, value.to_string().into_bytes(), request_id)
+}
+
+fn json_error(error: &ApiError, request_id: Uuid) -> Answer {
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut value = json!({ "__type": error.code.name() });
+    // AWS has none where it has nothing to say.
+    if !error.message.is_empty() {
+        value["message"] = error.message.clone().into();
+    }
+    json_answer(status, &value, request_id)
+}
+
+fn xml((status, text): sts::Answer, request_id: Uuid) -> Answer {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer(status, "text/xml", text.into_bytes(), request_id)
+}
+
+/// An answer to a request that did not arrive whole: nothing that follows on its connection can be trusted.
+fn cut_off(status: StatusCode, request_id: Uuid) -> Answer {
+    let error = ApiError::new(Code::Serialization, format!("the request was cut off: {status}"));
+    let mut answer = json_error(&error, request_id);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>, request_id: Uuid) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate, private"));
+    let id = HeaderValue::from_str(&request_id.to_string()).expect("a uuid is plain text");
+    headers.insert(REQUEST_ID, id);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_that_change_something_are_told_from_those_that_do_not() {
+        for operation in [
+            "CreateKey",
+            "PutKeyPolicy",
+            "RetireGrant",
+            "TagResource",
+            "EnableKey",
+            "RotateKeyOnDemand",
+            "kmsfs.CreateAccessKey",
+            "kmsfs.DeleteAccessKey",
+            "Unknown",
+        ] {
+            assert!(changes(operation), "{operation}");
+        }
+        for operation in
+            ["Decrypt", "GenerateDataKeyWithoutPlaintext", "ListGrants", "GetPublicKey", "DescribeKey", "ReEncrypt"]
+        {
+            assert!(!changes(operation), "{operation}");
+        }
+    }
+}
