@@ -51,6 +51,9 @@ impl OwnUse {
     }
 }
 
+/// What is counted together: uses of the CMK with this number, of one kind and one outcome.
+type Kind = (u32, OwnUse, Option<Code>);
+
 /// What a user did.
 struct Use {
     principal: Arc<Principal>,
@@ -80,7 +83,7 @@ pub(super) struct Recorder {
 struct Shared {
     audit: MountAudit,
     service: Principal,
-    own: RwLock<HashMap<(u32, OwnUse, Option<Code>), Arc<Uses>>>,
+    own: RwLock<HashMap<Kind, Arc<Uses>>>,
     backlog: Mutex<Backlog>,
     work: Condvar,
     /// Held by who hands a backlog on, so that lines come in the order of uses.
