@@ -189,4 +189,18 @@ volume_mount() {
     mountpoint -q "$home/mnt" || { say "kmsfs mount returned 0 but $home/mnt is no mount"; return 1; }
 }
 
-volume_unmount() { "$KMSFS_BIN" umount "$AREA/$1/mnt" && ! mountpoint -q "$AREA/$1/mnt"; }
+# past_busy COMMAND...: repeats it for five seconds while it says that something is in use. What a program left running (git's
+# maintenance does that) may be about to end; what stays in use longer is a fault.
+past_busy() {
+    local said status tries
+    for tries in {1..50}; do
+        said=$("$@" 2>&1)
+        status=$?
+        if [ $status = 0 ] || ! grep -qiE 'busy|in use' <<<"$said"; then break; fi
+        sleep 0.1
+    done
+    [ -z "$said" ] || say "$said (try $tries)" >&2
+    return $status
+}
+
+volume_unmount() { past_busy "$KMSFS_BIN" umount "$AREA/$1/mnt" && ! mountpoint -q "$AREA/$1/mnt"; }

@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::bar::Bar;
 use super::failure::{Code, Failure};
-use super::init::caller;
 use super::keystore::KeystoreArgs;
 use super::output;
 use super::unlock::{copy_path, lock_volume, unlock};
@@ -76,8 +75,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (kms, volume) = args.keystore.secret.unlock(|secret| open(&header, &keystore, &secret))?;
     // Deep trees need a descriptor for each directory on the way; without more of them they are told as unreadable.
     let _ = sys::process::raise_open_files();
-    let site = Site::open(&root, &volume, &*kms, caller(), args.changes())
-        .map_err(|error| Failure::io(&root, "open", &error.into()))?;
+    let site =
+        Site::open(&root, &volume, &*kms, args.changes()).map_err(|error| Failure::io(&root, "open", &error.into()))?;
     let progress = Arc::new(Progress::default());
     let printer = Printer::new(args, Bar::show_work(&progress, "checking", args.json));
     printer.start(&root)?;

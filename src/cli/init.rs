@@ -234,7 +234,7 @@ fn make_volume(
         return Err(Failure::new(Code::Usage, "--suite xts", why, "use --suite gcm, or --placement xattr"));
     }
     let new = NewVolume { key, suite, placement, names, labels };
-    let volume = create_volume(&args.dir, &kms, &caller(), &new)?;
+    let volume = create_volume(&args.dir, &kms, &new)?;
     volumes::note(keystore.dir(), &volume.header, &args.dir);
     let dir = args.dir.display();
     if !args.detached {

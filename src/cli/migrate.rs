@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::bar::Bar;
 use super::failure::{Code, Failure};
-use super::init::{PlacementName, caller};
+use super::init::PlacementName;
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
 use super::unlock::{lock_volume, unlock};
 use crate::envelope::{Access, Binder, Envelopes, Placement, Sealer, VolumeError, VolumeHeader, root_envelope};
+use crate::kms::Requester;
 use crate::maintain::{self, FailedPath, Migration, Progress};
 use crate::sys;
 
@@ -57,17 +58,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let dir = args.keystore.dir()?;
     let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&header, &dir, &secret))?;
     sys::process::clear_umask();
-    let marked = volume.header.placed(&*kms, &caller(), to, true)?;
+    let marked = volume.header.placed(&*kms, to, true)?;
     marked.store()?;
     let progress = Arc::new(Progress::default());
     let bar = Bar::show(&progress, "moving", args.json);
-    let (binder, caller) = (Binder::new(&marked), caller());
-    let sealer = Sealer { binder: &binder, kms: &*kms, caller: &caller };
+    let binder = Binder::new(&marked);
+    let sealer = Sealer { binder: &binder, kms: &*kms, requester: Requester::Own };
     let moved = maintain::migrate(&root, &sealer, to, &progress);
     drop(bar);
     let report = moved.map_err(|error| Failure::io(&root, "move the wrapped keys of", &error))?;
     if report.failed == 0 {
-        marked.placed(&*kms, &caller, to, false)?.store()?;
+        marked.placed(&*kms, to, false)?.store()?;
     }
     tell(args, to, &report)
 }

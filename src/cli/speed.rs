@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::init::caller;
 use super::output;
 use crate::crypto::aead::{BLOCK_LEN, DefaultGcm, Gcm, PortableGcm};
 use crate::crypto::derive;
 use crate::crypto::xts::{DefaultXts, PortableXts, Xts, XtsKey};
 use crate::crypto::{BlockAad, DataKey, GcmKey, Secret, Suite};
-use crate::kms::{EncryptionContext, Kms, KmsError, LocalKms};
+use crate::kms::{EncryptionContext, Kms, KmsError, LocalKms, Requester};
 
 /// How long each figure is measured.
 const SPAN: Duration = Duration::from_millis(300);
@@ -108,13 +107,12 @@ fn wrapping() -> Result<Vec<Figure>, KmsError> {
     let (kms, key) = LocalKms::ephemeral();
     let labels = [("kmsfs:volume", "00000000-0000-4000-8000-000000000000"), ("kmsfs:kind", "file-gcm")];
     let context = EncryptionContext::new(labels).expect("two short pairs are a context");
-    let caller = caller();
-    let (_, blob) = kms.generate_data_key(&caller, &key, &context)?;
+    let (_, blob) = kms.generate_data_key(Requester::Own, &key, &context)?;
     let wrap = rate(|| {
-        black_box(kms.generate_data_key(&caller, &key, &context).is_ok());
+        black_box(kms.generate_data_key(Requester::Own, &key, &context).is_ok());
     });
     let unwrap = rate(|| {
-        black_box(kms.decrypt(&caller, &blob.0, &context).is_ok());
+        black_box(kms.decrypt(Requester::Own, &blob.0, &context).is_ok());
     });
     let figure = |what: &str, rate: f64| Figure { what: what.to_owned(), value: rate / 1e3, unit: "thousand/s" };
     Ok(vec![figure("data keys made and wrapped", wrap), figure("data keys unwrapped", unwrap)])

@@ -118,7 +118,7 @@ impl Opened {
 
     /// The same, with keys that are unlocked already.
     pub(super) fn with(path: &Path, kms: &Arc<LocalKms>) -> Result<Self, Failure> {
-        Self::unlocked(path, |header| Ok((kms.clone(), header.clone().unlock(&**kms, &caller())?)))
+        Self::unlocked(path, |header| Ok((kms.clone(), header.clone().unlock(&**kms)?)))
     }
 
     fn unlocked(

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
-use super::init::caller;
 use super::mounts;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
 use crate::kms::{BUNDLE_NAME, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
@@ -44,7 +43,7 @@ pub(super) fn unlock(
 ) -> Result<(Arc<LocalKms>, Volume), Failure> {
     let copy = copy_path(header.root());
     let refused = match open_kms(keystore, secret) {
-        Ok(kms) => match header.clone().unlock(&kms, &caller()) {
+        Ok(kms) => match header.clone().unlock(&kms) {
             Ok(volume) => return Ok((Arc::new(kms), volume)),
             Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
             Err(error) => return Err(error.into()),
@@ -57,7 +56,7 @@ pub(super) fn unlock(
     };
     // Whatever is wrong with the copy, the first refusal is the one to tell.
     let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
-    let Ok(volume) = header.clone().unlock(&kms, &caller()) else { return Err(refused) };
+    let Ok(volume) = header.clone().unlock(&kms) else { return Err(refused) };
     eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
     Ok((Arc::new(kms), volume))
 }

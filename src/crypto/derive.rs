@@ -19,9 +19,11 @@
 //! | directory data key | `lng` | - | 32 | HMAC key for long names |
 //! | volume data key | `lnk` | - | 32 | GCM key for symlink targets |
 //! | key material version | `wrap` | nonce 12, SHA-256 of the context | 32 | GCM key of one blob |
+//! | key material version | `pair` | - | 32 | GCM key of the private key of an asymmetric CMK |
 //! | slot secret | `slot` | slot salt 16 | 64 | key-encryption key, commitment |
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
+//! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
 //! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
 //! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 
@@ -154,6 +156,11 @@ pub fn wrap_key(material: &Secret<32>, nonce: &Nonce, context: &[u8]) -> GcmKey 
     gcm(material.expose(), "wrap", &[nonce, &sha256(context)])
 }
 
+/// The key that seals the private key of an asymmetric CMK.
+pub fn pair_key(material: &Secret<32>) -> GcmKey {
+    gcm(material.expose(), "pair", &[])
+}
+
 /// What an unlock slot derives from its secret: the key-encryption key, and a commitment to it.
 pub fn slot_keys(secret: &Secret<32>, salt: &[u8; 16]) -> (GcmKey, [u8; 32]) {
     let both = expand::<64>(secret.expose(), "slot", &[salt]);
@@ -169,6 +176,11 @@ pub fn store_key(root: &Secret<32>) -> GcmKey {
 /// The key for the mirror of a keystore.
 pub fn bundle_key(root: &Secret<32>) -> GcmKey {
     gcm(root.expose(), "bundle", &[])
+}
+
+/// The HMAC key for the grant tokens of a keystore.
+pub fn grant_token_key(root: &Secret<32>) -> Secret<32> {
+    expand(root.expose(), "grant", &[])
 }
 
 /// The key that chains the lines of the audit log.

@@ -13,8 +13,11 @@ pub mod aead;
 #[cfg(feature = "aws-lc")]
 mod aws;
 #[cfg(feature = "aws-lc")]
+mod aws_pair;
+#[cfg(feature = "aws-lc")]
 mod aws_xts;
 pub mod derive;
+pub mod pair;
 pub mod passphrase;
 mod portable;
 mod portable_xts;

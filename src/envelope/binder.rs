@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER;
 
 use crate::crypto::DataKey;
-use crate::kms::{Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, Kms, KmsError};
+use crate::kms::{CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, Kms, KmsError, Requester};
 
 use super::VolumeHeader;
 use super::record::{Envelope, Kind, MalformedEnvelope};
@@ -112,15 +112,16 @@ pub(super) fn volume_context(volume: &str, labels: &BTreeMap<String, String>, ha
     pairs(volume, labels, "volume", Some((HEADER, &HEXLOWER.encode(hash))))
 }
 
-/// Asks a KMS, in the name of one caller, for the keys of one volume. Cheap to make: one for each system call.
+/// Asks a KMS for the keys of one volume. Cheap to make: one for each system call. New keys and opened ones are asked for
+/// in the name of `requester`; keys that only change their wrapping, never.
 #[derive(Clone, Copy)]
 pub struct Sealer<'a> {
     /// Makes the contexts.
     pub binder: &'a Binder,
     /// Who wraps and unwraps.
     pub kms: &'a dyn Kms,
-    /// The user on whose behalf.
-    pub caller: &'a Caller,
+    /// In whose name.
+    pub requester: Requester<'a>,
 }
 
 impl Sealer<'_> {
@@ -129,7 +130,7 @@ impl Sealer<'_> {
     /// # Errors
     /// [`EnvelopeError::Kms`].
     pub fn create(&self, key: &KeyId, kind: Kind, place: Place) -> Result<(DataKey, Envelope), EnvelopeError> {
-        let (data_key, blob) = self.kms.generate_data_key(self.caller, key, &self.binder.context(kind, place))?;
+        let (data_key, blob) = self.kms.generate_data_key(self.requester, key, &self.binder.context(kind, place))?;
         Ok((data_key, Envelope { kind, linked: place == Place::Linked, blob, old_place: None }))
     }
 
@@ -139,7 +140,7 @@ impl Sealer<'_> {
     /// [`EnvelopeError::Kms`]; `InvalidCiphertext` if the object was moved behind kmsfs's back.
     pub fn unlock(&self, envelope: &Envelope, place: Place) -> Result<DataKey, EnvelopeError> {
         let context = self.context_of(envelope, place)?;
-        self.either(envelope, |blob| self.kms.decrypt(self.caller, &blob.0, &context))
+        self.either(envelope, |blob| self.kms.decrypt(self.requester, &blob.0, &context))
     }
 
     /// The same where a MOVING envelope may hold the keys of two objects, as a sidecar can: `fits` knows the key of this
@@ -155,11 +156,11 @@ impl Sealer<'_> {
     ) -> Result<(DataKey, Envelope), EnvelopeError> {
         let context = self.context_of(envelope, place)?;
         let Some(second) = &envelope.old_place else {
-            return Ok((self.kms.decrypt(self.caller, &envelope.blob.0, &context)?, envelope.clone()));
+            return Ok((self.kms.decrypt(self.requester, &envelope.blob.0, &context)?, envelope.clone()));
         };
         let (mut opened, mut refused) = (None, None);
         for blob in [&envelope.blob, second] {
-            match self.kms.decrypt(self.caller, &blob.0, &context) {
+            match self.kms.decrypt(self.requester, &blob.0, &context) {
                 Ok(key) => {
                     let alone = Envelope { blob: blob.clone(), old_place: None, ..*envelope };
                     if fits(&key) {
@@ -203,7 +204,7 @@ impl Sealer<'_> {
         let to = self.binder.context(envelope.kind, to);
         // An interrupted move leaves two blobs, of which one opens here: that is the old place now.
         let (new, old) = self.either(envelope, |blob| {
-            let new = self.kms.re_encrypt(self.caller, &blob.0, &from, None, &to)?;
+            let new = self.kms.re_encrypt(&blob.0, &from, None, &to)?;
             Ok((new, blob.clone()))
         })?;
         if u16::try_from(new.0.len()).is_err() {
@@ -233,7 +234,7 @@ impl Sealer<'_> {
     /// [`EnvelopeError::Kms`].
     pub fn rewrapped(&self, envelope: &Envelope, place: Place, key: Option<&KeyId>) -> Result<Envelope, EnvelopeError> {
         let context = self.context_of(envelope, place)?;
-        let again = |blob: &CiphertextBlob| self.kms.re_encrypt(self.caller, &blob.0, &context, key, &context);
+        let again = |blob: &CiphertextBlob| self.kms.re_encrypt(&blob.0, &context, key, &context);
         let plain = |blob| Envelope { blob, old_place: None, ..*envelope };
         let Some(second) = &envelope.old_place else { return Ok(plain(again(&envelope.blob)?)) };
         match (again(&envelope.blob), again(second)) {
@@ -273,7 +274,7 @@ impl Sealer<'_> {
             return Err(MalformedEnvelope.into());
         }
         let context = self.binder.mirror_context(mirror.kind);
-        let blob = self.kms.re_encrypt(self.caller, &mirror.blob.0, context, to, context)?;
+        let blob = self.kms.re_encrypt(&mirror.blob.0, context, to, context)?;
         Ok(Envelope { blob, ..mirror.clone() }.encode())
     }
 
@@ -283,7 +284,7 @@ impl Sealer<'_> {
     /// [`EnvelopeError::Malformed`] if `mirror` is none for this kind; [`EnvelopeError::Kms`].
     pub fn mirrored(&self, mirror: &[u8], kind: Kind) -> Result<DataKey, EnvelopeError> {
         let mirror = parse_mirror(mirror, kind)?;
-        Ok(self.kms.decrypt(self.caller, &mirror.blob.0, self.binder.mirror_context(mirror.kind))?)
+        Ok(self.kms.decrypt(self.requester, &mirror.blob.0, self.binder.mirror_context(mirror.kind))?)
     }
 
     /// The data key and an envelope again, out of a mirror, for an object of this kind at `place`.
@@ -295,9 +296,9 @@ impl Sealer<'_> {
         let mirror = parse_mirror(mirror, kind)?;
         let kind = mirror.kind;
         let from = self.binder.mirror_context(kind);
-        let data_key = self.kms.decrypt(self.caller, &mirror.blob.0, from)?;
+        let data_key = self.kms.decrypt(self.requester, &mirror.blob.0, from)?;
         let to = self.binder.context(kind, place);
-        let blob = self.kms.re_encrypt(self.caller, &mirror.blob.0, from, None, &to)?;
+        let blob = self.kms.re_encrypt(&mirror.blob.0, from, None, &to)?;
         Ok((data_key, Envelope { kind, linked: place == Place::Linked, blob, old_place: None }))
     }
 
@@ -319,7 +320,7 @@ impl Sealer<'_> {
         to: &EncryptionContext,
     ) -> Result<CiphertextBlob, EnvelopeError> {
         let from = self.context_of(envelope, from)?;
-        self.either(envelope, |blob| self.kms.re_encrypt(self.caller, &blob.0, &from, key, to))
+        self.either(envelope, |blob| self.kms.re_encrypt(&blob.0, &from, key, to))
     }
 
     /// Asks with the envelope's blob, then, if it was refused, with the old place's. If both are

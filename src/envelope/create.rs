@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::crypto::Suite;
 use crate::crypto::derive::directory_id;
-use crate::kms::{Caller, KeyId, Kms};
+use crate::kms::{KeyId, Kms, Requester};
 use crate::sys::xattr::{self, Target};
 use crate::sys::{atomic, atomic::TEMPORARY_PREFIX};
 
@@ -46,12 +46,12 @@ pub struct NewVolume<'a> {
 ///
 /// # Errors
 /// [`VolumeError`]; then what was made has been removed.
-pub fn create_volume(root: &Path, kms: &dyn Kms, caller: &Caller, new: &NewVolume<'_>) -> Result<Volume, VolumeError> {
+pub fn create_volume(root: &Path, kms: &dyn Kms, new: &NewVolume<'_>) -> Result<Volume, VolumeError> {
     check_vacant(root)?;
     // All requests to the KMS come first, so that a refusal leaves no trace.
-    let volume = VolumeHeader::generate(root, kms, caller, new)?;
+    let volume = VolumeHeader::generate(root, kms, new)?;
     let binder = Binder::new(&volume.header);
-    let sealer = Sealer { binder: &binder, kms, caller };
+    let sealer = Sealer { binder: &binder, kms, requester: Requester::Own };
     let refused = || VolumeError::envelope(root);
     let (key, envelope) = sealer.create(new.key, Kind::directory(new.suite), Place::ROOT).map_err(refused())?;
     let mirror = sealer.mirror(&envelope, Place::ROOT).map_err(refused())?;

@@ -68,6 +68,16 @@ impl VolumeLock {
     }
 }
 
+impl Drop for VolumeLock {
+    /// A child between its fork(2) and its execve(2) has the descriptor, too, and must not keep the lock.
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // Closing unlocks as well.
+            let _ = file.unlock();
+        }
+    }
+}
+
 fn open(path: &Path, access: Access) -> io::Result<Option<File>> {
     let make = |path| OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     if access == Access::Write {

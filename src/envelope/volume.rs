@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::crypto::{DataKey, Suite};
-use crate::kms::{Caller, CiphertextBlob, InvalidCiphertext, KeyId, Kms, KmsError};
+use crate::kms::{CiphertextBlob, InvalidCiphertext, KeyId, Kms, KmsError, Requester};
 use crate::sys::{atomic, xattr};
 
 use super::binder::{check_labels, volume_context};
@@ -202,12 +202,7 @@ impl VolumeHeader {
     }
 
     /// A header for a new volume, and its key. Nothing is written.
-    pub(super) fn generate(
-        root: &Path,
-        kms: &dyn Kms,
-        caller: &Caller,
-        new: &super::NewVolume<'_>,
-    ) -> Result<Volume, VolumeError> {
+    pub(super) fn generate(root: &Path, kms: &dyn Kms, new: &super::NewVolume<'_>) -> Result<Volume, VolumeError> {
         check_labels(new.labels).map_err(VolumeError::Label)?;
         let uuid = Uuid::new_v4().to_string();
         let incompat: &[&str] = if new.suite == Suite::Xts4k { &[XTS] } else { &[] };
@@ -223,7 +218,8 @@ impl VolumeHeader {
         });
         let Value::Object(json) = members else { unreachable!("json! was given an object") };
         let context = volume_context(&uuid, new.labels, &hash(&json));
-        let (key, volume_key) = kms.generate_data_key(caller, new.key, &context).map_err(VolumeError::kms(root))?;
+        let (key, volume_key) =
+            kms.generate_data_key(Requester::Own, new.key, &context).map_err(VolumeError::kms(root))?;
         let header = Self {
             root: root.to_owned(),
             source: Source::Primary,
@@ -262,8 +258,8 @@ impl VolumeHeader {
     ///
     /// # Errors
     /// [`VolumeError::Edited`] with advice; [`VolumeError::WrongKeystore`]; [`VolumeError::Retired`]; [`VolumeError::Kms`].
-    pub fn unlock(self, kms: &dyn Kms, caller: &Caller) -> Result<Volume, VolumeError> {
-        match self.unwrap_key(kms, caller) {
+    pub fn unlock(self, kms: &dyn Kms) -> Result<Volume, VolumeError> {
+        match self.unwrap_key(kms) {
             Ok(key) => Ok(Volume { header: self, key }),
             Err(KmsError::InvalidCiphertext(
                 InvalidCiphertext::UnknownKey(_) | InvalidCiphertext::UnknownVersion(..),
@@ -272,7 +268,7 @@ impl VolumeHeader {
                 Err(VolumeError::Retired { file: self.source.file(&self.root), key: self.key })
             }
             Err(KmsError::InvalidCiphertext(_)) => {
-                let advice = self.advice(kms, caller);
+                let advice = self.advice(kms);
                 Err(VolumeError::Edited { file: self.source.file(&self.root), advice })
             }
             Err(e) => Err(VolumeError::kms(&self.root)(e)),
@@ -284,14 +280,14 @@ impl VolumeHeader {
     ///
     /// # Errors
     /// [`VolumeError::Kms`].
-    pub fn rewrapped(&self, kms: &dyn Kms, caller: &Caller, to: Option<&KeyId>) -> Result<Self, VolumeError> {
+    pub fn rewrapped(&self, kms: &dyn Kms, to: Option<&KeyId>) -> Result<Self, VolumeError> {
         let mut new = self.clone();
         if let Some(key) = to {
             new.key = key.clone();
             new.json.insert("key".into(), key.0.clone().into());
         }
         let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, to, &into);
+        let blob = kms.re_encrypt(&self.volume_key.0, &from, to, &into);
         new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
         Ok(new)
     }
@@ -301,13 +297,7 @@ impl VolumeHeader {
     ///
     /// # Errors
     /// [`VolumeError::Kms`].
-    pub fn placed(
-        &self,
-        kms: &dyn Kms,
-        caller: &Caller,
-        placement: Placement,
-        migrating: bool,
-    ) -> Result<Self, VolumeError> {
+    pub fn placed(&self, kms: &dyn Kms, placement: Placement, migrating: bool) -> Result<Self, VolumeError> {
         let mut new = self.clone();
         (new.placement, new.migrating) = (placement, migrating);
         new.json.insert("placement".into(), placement.name().into());
@@ -316,7 +306,7 @@ impl VolumeHeader {
             incompat.extend(migrating.then(|| MIGRATING.into()));
         }
         let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, None, &into);
+        let blob = kms.re_encrypt(&self.volume_key.0, &from, None, &into);
         new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
         Ok(new)
     }
@@ -332,7 +322,7 @@ impl VolumeHeader {
     ///
     /// # Errors
     /// [`VolumeError::Kms`].
-    pub fn with_xts(&self, kms: &dyn Kms, caller: &Caller) -> Result<Self, VolumeError> {
+    pub fn with_xts(&self, kms: &dyn Kms) -> Result<Self, VolumeError> {
         let mut new = self.clone();
         if !self.has_xts() {
             let features = new.json.entry("features").or_insert_with(|| serde_json::json!({}));
@@ -342,13 +332,13 @@ impl VolumeHeader {
             }
         }
         let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(caller, &self.volume_key.0, &from, None, &into);
+        let blob = kms.re_encrypt(&self.volume_key.0, &from, None, &into);
         new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
         Ok(new)
     }
 
-    fn unwrap_key(&self, kms: &dyn Kms, caller: &Caller) -> Result<DataKey, KmsError> {
-        kms.decrypt(caller, &self.volume_key.0, &self.key_context())
+    fn unwrap_key(&self, kms: &dyn Kms) -> Result<DataKey, KmsError> {
+        kms.decrypt(Requester::Own, &self.volume_key.0, &self.key_context())
     }
 
     fn key_context(&self) -> crate::kms::EncryptionContext {
@@ -357,9 +347,9 @@ impl VolumeHeader {
 
     /// What to do with a header that does not open. The backup is tried, never silently used:
     /// who can edit one copy may want the other to be taken.
-    fn advice(&self, kms: &dyn Kms, caller: &Caller) -> String {
+    fn advice(&self, kms: &dyn Kms) -> String {
         let (primary, backup) = (Source::Primary.file(&self.root), Source::Backup.file(&self.root));
-        let backup_opens = || Self::read(&self.root, Source::Backup).is_ok_and(|b| b.unwrap_key(kms, caller).is_ok());
+        let backup_opens = || Self::read(&self.root, Source::Backup).is_ok_and(|b| b.unwrap_key(kms).is_ok());
         match self.source {
             Source::Primary if backup_opens() => {
                 let (primary, backup) = (primary.display(), backup.display());

@@ -128,34 +128,32 @@ impl EncryptedFs {
     /// # Errors
     /// EACCES through a handle of a file whose CMK refuses: so the kernel asks before each write(2) that it means to keep
     /// to itself for a while.
-    pub fn getattr(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
+    pub fn getattr(&self, ino: Ino, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = handle.and_then(|_| self.open_file_of(ino, handle)) {
             self.require_light(&file)?;
         }
-        self.attributes(caller, ino, handle)
+        self.attributes(ino, handle)
     }
 
-    fn attributes(&self, caller: &Caller, ino: Ino, handle: Option<u64>) -> Result<Attr> {
+    fn attributes(&self, ino: Ino, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = self.open_file_of(ino, handle) {
             return self.plain(file.stat()?);
         }
         match self.inodes.kind(ino) {
-            Some(FileKind::Directory) | None => self.getattr_of_dir(caller, ino),
-            Some(_) => self.at_location(caller, ino, |parent, name, stat| self.plain_at(parent, stored(name), *stat)),
+            Some(FileKind::Directory) | None => self.getattr_of_dir(ino),
+            Some(_) => self.at_location(ino, |parent, name, stat| self.plain_at(parent, stored(name), *stat)),
         }
     }
 
     /// Its attributes can be told even if its CMK refuses, like those of a directory that is not open.
-    fn getattr_of_dir(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
+    fn getattr_of_dir(&self, ino: Ino) -> Result<Attr> {
         if let Some(dir) = self.dirs.peek(ino) {
             return self.plain(sys::stat::of_fd(dir.fd())?);
         }
-        match self.dir(caller, ino) {
+        match self.dir(ino) {
             // A directory that was removed still answers through its descriptor.
             Ok(dir) => self.plain(sys::stat::of_fd(dir.fd())?),
-            Err(error) if error.errno() == Errno::ACCESS => {
-                self.at_location(caller, ino, |_, _, stat| self.plain(*stat))
-            }
+            Err(error) if error.errno() == Errno::ACCESS => self.at_location(ino, |_, _, stat| self.plain(*stat)),
             Err(error) => Err(error),
         }
     }
@@ -174,10 +172,10 @@ impl EncryptedFs {
         match self.open_file_of(ino, handle) {
             Some(file) => self.change_open(&file, changes)?,
             None if self.inodes.kind(ino) == Some(FileKind::Directory) || ino == Ino::ROOT => {
-                let dir = self.dir(caller, ino)?;
+                let dir = self.dir(ino)?;
                 self.change_fd(ino, dir.fd(), changes)?;
             }
-            None => match self.change_named(caller, ino, changes) {
+            None => match self.change_named(ino, changes) {
                 // The kernel keeps times, and tells them when it likes: also of a file that is gone and that nobody has open.
                 // The same of a file that may not be changed any more (chattr +i).
                 Err(Error::Sys(Errno::PERM)) if changes.are_times_only() => {}
@@ -187,11 +185,11 @@ impl EncryptedFs {
                 done => done?,
             },
         }
-        self.attributes(caller, ino, handle)
+        self.attributes(ino, handle)
     }
 
-    fn change_named(&self, caller: &Caller, ino: Ino, changes: &Changes) -> Result<()> {
-        self.at_location(caller, ino, |parent, name, _| {
+    fn change_named(&self, ino: Ino, changes: &Changes) -> Result<()> {
+        self.at_location(ino, |parent, name, _| {
             let (dir, name) = (parent.fd(), stored(name));
             if changes.uid.is_some() || changes.gid.is_some() {
                 sys::dir::chown(dir, name, changes.uid, changes.gid)?;
@@ -254,7 +252,7 @@ impl EncryptedFs {
         if size == 0 && file.content.is_unkeyed() {
             return Ok(());
         }
-        let cut = self.content_for_writing(caller, file)?.truncate(size);
+        let cut = self.content_for_writing(file)?.truncate(size);
         file.pin_mtime(None);
         self.after_write(file);
         cut?;

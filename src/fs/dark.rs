@@ -17,7 +17,7 @@ use super::slot::{ContentGuard, Found};
 use super::{EncryptedFs, Errno, Ino, Location};
 use crate::crypto::Suite;
 use crate::envelope::{Envelope, EnvelopeError, Place};
-use crate::kms::{Caller, KmsError};
+use crate::kms::{KmsError, Requester};
 
 /// Wakes the thread that looks after what is open: the keys may have changed, or the mount ends.
 #[derive(Debug, Default)]
@@ -151,7 +151,7 @@ impl EncryptedFs {
     ///
     /// # Errors
     /// What the KMS says of a file whose CMK refuses.
-    pub(super) fn content_of<'f>(&self, caller: &Caller, file: &'f OpenFile) -> Result<Option<ContentGuard<'f>>> {
+    pub(super) fn content_of<'f>(&self, file: &'f OpenFile) -> Result<Option<ContentGuard<'f>>> {
         match file.content.find() {
             Found::Unkeyed => return Ok(None),
             Found::Open(content) => return Ok(Some(content)),
@@ -160,7 +160,7 @@ impl EncryptedFs {
         {
             let _held = self.places.hold(file.ino);
             let mut envelope = file.envelope.lock();
-            self.light(caller, file, &mut envelope)?;
+            self.light(Requester::Own, file, &mut envelope)?;
         }
         match file.content.find() {
             Found::Open(content) => Ok(Some(content)),
@@ -170,19 +170,24 @@ impl EncryptedFs {
     }
 
     /// Opens shut content again if the KMS permits it. `places` and the envelope must be held.
-    pub(super) fn light(&self, caller: &Caller, file: &OpenFile, envelope: &mut Option<Envelope>) -> Result<()> {
+    pub(super) fn light(
+        &self,
+        requester: Requester<'_>,
+        file: &OpenFile,
+        envelope: &mut Option<Envelope>,
+    ) -> Result<()> {
         if !file.content.is_shut() {
             // Somebody was faster.
             return Ok(());
         }
         let (key, place) = match &*envelope {
             Some(known) => {
-                let place = if known.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
-                (self.sealer(caller).unlock(known, place)?, place)
+                let place = if known.is_linked() { Place::Linked } else { self.place_of(file)? };
+                (self.sealer(requester).unlock(known, place)?, place)
             }
             None => {
-                let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
-                let place = if loaded.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
+                let (key, loaded) = self.stored_key(requester, file)?.ok_or(EnvelopeError::NoEnvelope)?;
+                let place = if loaded.is_linked() { Place::Linked } else { self.place_of(file)? };
                 *envelope = Some(loaded);
                 (key, place)
             }
@@ -196,7 +201,7 @@ impl EncryptedFs {
         if content.lacks_mirror()
             && file.backing.is_writable()
             && let Some(known) = &*envelope
-            && let Ok(mirror) = self.sealer(caller).mirror(known, place)?.try_into()
+            && let Ok(mirror) = self.own_sealer().mirror(known, place)?.try_into()
         {
             content.replace_mirror(&mirror)?;
         }

@@ -12,7 +12,7 @@ use super::side_file;
 use super::{EncryptedFs, Ino, Location};
 use crate::crypto::{DataKey, Suite, derive};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Object, Place};
-use crate::kms::{Caller, KeyId, KeyOrigin};
+use crate::kms::{KeyId, KeyOrigin};
 use crate::names::{Decoded, DirNames, EncodedName, Xattrs};
 use crate::sys::dir::Access;
 use crate::sys::xattr::Target;
@@ -247,16 +247,16 @@ impl DirCache {
 
 impl EncryptedFs {
     /// The directory `ino`, unlocked. Directories above it that are not open are opened on the way.
-    pub(super) fn dir(&self, caller: &Caller, ino: Ino) -> Result<Arc<Dir>> {
+    pub(super) fn dir(&self, ino: Ino) -> Result<Arc<Dir>> {
         if let Some(dir) = self.dirs.get(ino) {
-            self.lit(caller, &dir)?;
+            self.lit(&dir)?;
             return Ok(dir);
         }
         let mut below = Vec::new();
         let mut at = ino;
         let mut dir = loop {
             if let Some(dir) = self.dirs.get(at) {
-                self.lit(caller, &dir)?;
+                self.lit(&dir)?;
                 break dir;
             }
             if self.inodes.kind(at).is_some_and(|kind| kind != FileKind::Directory) {
@@ -271,13 +271,13 @@ impl EncryptedFs {
             at = parent;
         };
         while let Some((ino, location)) = below.pop() {
-            dir = self.open_dir_in(caller, &dir, ino, &location)?;
+            dir = self.open_dir_in(&dir, ino, &location)?;
             self.dirs.insert(dir.clone());
         }
         Ok(dir)
     }
 
-    fn open_dir_in(&self, caller: &Caller, parent: &Dir, ino: Ino, location: &Location) -> Result<Arc<Dir>> {
+    fn open_dir_in(&self, parent: &Dir, ino: Ino, location: &Location) -> Result<Arc<Dir>> {
         let name = parent.encode(&location.name)?;
         let open = |access| -> Result<(OwnedFd, Option<Vec<u8>>)> {
             let fd = sys::dir::open_dir(parent.fd(), stored(&name), access)?;
@@ -288,22 +288,22 @@ impl EncryptedFs {
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino && self.keeps_numbers {
             return Err(Errno::STALE.into());
         }
-        let (key, gift) = self.unlock_dir(caller, envelope, parent.place()).map_err(|error| self.report(ino, error))?;
+        let (key, gift) = self.unlock_dir(envelope, parent.place()).map_err(|error| self.report(ino, error))?;
         Ok(Arc::new(self.make_dir_handle(ino, fd, key, gift)))
     }
 
     /// Unlocks an open directory again, if its CMK refused before and does not any more.
-    pub(super) fn lit(&self, caller: &Caller, dir: &Dir) -> Result<()> {
+    pub(super) fn lit(&self, dir: &Dir) -> Result<()> {
         if !dir.is_dark.load(Ordering::Relaxed) {
             return Ok(());
         }
         // The envelope in store is what counts: it may have been wrapped anew since.
         let place = match self.inodes.locations(dir.ino).first() {
             _ if dir.ino == Ino::ROOT => Place::ROOT,
-            Some(location) => self.dir(caller, location.parent)?.place(),
+            Some(location) => self.dir(location.parent)?.place(),
             None => return Err(Errno::STALE.into()),
         };
-        let (key, gift) = self.unlock_dir(caller, self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
+        let (key, gift) = self.unlock_dir(self.envelopes.load(Object::Directory(dir.fd()))?, place)?;
         if derive::directory_id(&key) != dir.id {
             return Err(Error::Forged("the envelope of a directory"));
         }
@@ -314,11 +314,11 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn unlock_dir(&self, caller: &Caller, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, Gift)> {
+    fn unlock_dir(&self, envelope: Option<Vec<u8>>, place: Place) -> Result<(DataKey, Gift)> {
         let envelope = Envelope::parse(&envelope.ok_or(EnvelopeError::NoEnvelope)?)?;
         super::open_file::require_directory(&envelope)?;
         self.check_suite(envelope.kind().suite())?;
-        let key = self.sealer(caller).unlock(&envelope, place)?;
+        let key = self.own_sealer().unlock(&envelope, place)?;
         Ok((key, self.gift_of(&envelope)?))
     }
 
@@ -349,9 +349,9 @@ impl EncryptedFs {
     }
 
     /// Opens the root directory: the first thing a mount does.
-    pub(super) fn open_root(&self, caller: &Caller, fd: OwnedFd) -> Result<()> {
+    pub(super) fn open_root(&self, fd: OwnedFd) -> Result<()> {
         let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
-        let (key, gift) = self.unlock_dir(caller, envelope, Place::ROOT)?;
+        let (key, gift) = self.unlock_dir(envelope, Place::ROOT)?;
         self.dirs.insert(Arc::new(self.make_dir_handle(Ino::ROOT, fd, key, gift)));
         Ok(())
     }
@@ -363,8 +363,8 @@ impl EncryptedFs {
 
     /// The directory of a place where an object was seen, and the stored name. None if that directory is gone, or the
     /// kernel forgot it: an object with several links is known by the others still.
-    pub(super) fn reach(&self, caller: &Caller, location: &Location) -> Result<Option<(Arc<Dir>, EncodedName)>> {
-        let parent = match self.dir(caller, location.parent) {
+    pub(super) fn reach(&self, location: &Location) -> Result<Option<(Arc<Dir>, EncodedName)>> {
+        let parent = match self.dir(location.parent) {
             Err(Error::Sys(Errno::STALE | Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
             other => other?,
         };
@@ -379,12 +379,11 @@ impl EncryptedFs {
     /// ESTALE if none does.
     pub(super) fn at_location<T>(
         &self,
-        caller: &Caller,
         ino: Ino,
         mut act: impl FnMut(&Arc<Dir>, &EncodedName, &Stat) -> Result<T>,
     ) -> Result<T> {
         for location in self.inodes.locations(ino) {
-            let Some((parent, name)) = self.reach(caller, &location)? else { continue };
+            let Some((parent, name)) = self.reach(&location)? else { continue };
             match sys::stat::at(parent.fd(), stored(&name)) {
                 Ok(stat) if self.ino_of(&stat)? == ino => return act(&parent, &name, &stat),
                 Ok(_) | Err(Errno::NOENT) => {}

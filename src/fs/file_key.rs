@@ -11,7 +11,7 @@ use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
-use crate::kms::Caller;
+use crate::kms::{Caller, Requester};
 use crate::sys::{self, Errno};
 
 /// A data key, its envelope, and whether that is on the backing file already.
@@ -23,16 +23,17 @@ pub(super) struct NewKey {
 
 impl EncryptedFs {
     /// The key for a file that is about to be made in `parent`.
-    pub(super) fn key_for(&self, caller: &Caller, parent: &Dir) -> Result<NewKey> {
-        let (key, envelope) = self.sealer(caller).create(&parent.cmk(), Kind::file(parent.suite()), parent.place())?;
+    pub(super) fn key_for(&self, requester: Requester<'_>, parent: &Dir) -> Result<NewKey> {
+        let (key, envelope) =
+            self.sealer(requester).create(&parent.cmk(), Kind::file(parent.suite()), parent.place())?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
     /// The content of `file`, which is given a key if it has none yet.
     ///
     /// Its envelope is on the backing file before the first byte is.
-    pub(super) fn content_for_writing<'f>(&self, caller: &Caller, file: &'f OpenFile) -> Result<ContentGuard<'f>> {
-        if let Some(content) = self.content_of(caller, file)? {
+    pub(super) fn content_for_writing<'f>(&self, file: &'f OpenFile) -> Result<ContentGuard<'f>> {
+        if let Some(content) = self.content_of(file)? {
             return Ok(content);
         }
         let _held = self.places.hold(file.ino);
@@ -40,22 +41,22 @@ impl EncryptedFs {
         if let Some(content) = file.content() {
             return Ok(content);
         }
-        let (key, suite) = self.file_key(caller, file, &mut envelope)?;
+        let (key, suite) = self.file_key(file, &mut envelope)?;
         let content = FileContent::create(suite, file.backing.clone(), key, self.config.durability)?;
         file.content.fill(content);
         // Nothing, if its CMK was disabled just now and the file was shut at once.
         Ok(file.content().ok_or(Errno::ACCESS)?)
     }
 
-    fn file_key(&self, caller: &Caller, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<(ContentKey, Suite)> {
-        let (key, envelope) = self.owner_key(caller, file)?;
+    fn file_key(&self, file: &OpenFile, slot: &mut Option<Envelope>) -> Result<(ContentKey, Suite)> {
+        let (key, envelope) = self.owner_key(file)?;
         if envelope.kind() == Kind::FileXts {
-            self.log_first_place(caller, file, &envelope)?;
+            self.log_first_place(file, &envelope)?;
             *slot = Some(envelope);
             return Ok((ContentKey { key, mirror: None }, Suite::Xts4k));
         }
-        let place = if envelope.is_linked() { Place::Linked } else { self.place_of(caller, file)? };
-        let mirror = match self.sealer(caller).mirror(&envelope, place) {
+        let place = if envelope.is_linked() { Place::Linked } else { self.place_of(file)? };
+        let mirror = match self.own_sealer().mirror(&envelope, place) {
             Ok(mirror) => mirror.try_into().ok(),
             // The key was given at open, and what was written since must not be lost. `light` makes up for it.
             Err(EnvelopeError::Kms(error)) if error.is_refusal() => None,
@@ -66,12 +67,12 @@ impl EncryptedFs {
     }
 
     /// The data key of an open file, stored now if it is new. `places` must be held.
-    pub(super) fn owner_key(&self, caller: &Caller, file: &OpenFile) -> Result<(DataKey, Envelope)> {
+    pub(super) fn owner_key(&self, file: &OpenFile) -> Result<(DataKey, Envelope)> {
         let reserved = file.reserved.lock().take();
         let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
         let new = match reserved {
             Some(new) if new.is_stored || (still_alone() && self.is_fresh(file, &new.envelope)?) => new,
-            _ => self.new_key(caller, file)?,
+            _ => self.new_key(Requester::Own, file)?,
         };
         let NewKey { key, envelope, is_stored } = new;
         if is_stored {
@@ -79,18 +80,18 @@ impl EncryptedFs {
         }
         let store = || {
             if self.envelopes.sidecars().is_some() {
-                return self.store_sidecar(caller, file, &envelope);
+                return self.store_sidecar(file, &envelope);
             }
             let fd = file.backing.fd();
             Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
         };
         match store() {
-            Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, file.ino, |parent, name, _| {
-                self.relaxed(parent.fd(), stored(name), 0o200, store)
-            })?,
+            Err(Error::Sys(Errno::ACCESS)) => {
+                self.at_location(file.ino, |parent, name, _| self.relaxed(parent.fd(), stored(name), 0o200, store))?
+            }
             // An attribute was set meanwhile, and with it came a key.
             Err(Error::Sys(Errno::AGAIN)) => {
-                let NewKey { key, envelope, .. } = self.new_key(caller, file)?;
+                let NewKey { key, envelope, .. } = self.new_key(Requester::Own, file)?;
                 return Ok((key, envelope));
             }
             other => other?,
@@ -113,51 +114,49 @@ impl EncryptedFs {
     /// A key for a file without content: the one it has already, from an attribute or from content that was cut
     /// away, or a fresh one under the CMK of its directory (of the root, if it has no name left). A file with several
     /// links is bound to no directory. `places` must be held.
-    pub(super) fn new_key(&self, caller: &Caller, file: &OpenFile) -> Result<NewKey> {
-        if let Some((key, envelope)) = self.stored_key(caller, file)? {
+    pub(super) fn new_key(&self, requester: Requester<'_>, file: &OpenFile) -> Result<NewKey> {
+        if let Some((key, envelope)) = self.stored_key(requester, file)? {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
         // Not where it was opened: of its names, another one may be left.
-        let found = self.at_location(caller, file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink)));
+        let found = self.at_location(file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink)));
         let (home, giver) = match found {
             Ok((parent, 1)) => (Some(parent.clone()), parent),
             Ok((parent, _)) => (None, parent),
-            Err(Error::Sys(Errno::STALE)) => (None, self.dir(caller, Ino::ROOT)?),
+            Err(Error::Sys(Errno::STALE)) => (None, self.dir(Ino::ROOT)?),
             Err(error) => return Err(error),
         };
         let place = home.as_ref().map_or(Place::Linked, |home| home.place());
         *file.home.lock() = home;
-        let (key, envelope) = self.sealer(caller).create(&giver.cmk(), Kind::file(giver.suite()), place)?;
+        let (key, envelope) = self.sealer(requester).create(&giver.cmk(), Kind::file(giver.suite()), place)?;
         Ok(NewKey { key, envelope, is_stored: false })
     }
 
     /// The key that an open file has, and its envelope. `places` must be held.
-    pub(super) fn stored_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
+    pub(super) fn stored_key(&self, requester: Requester<'_>, file: &OpenFile) -> Result<Option<(DataKey, Envelope)>> {
         if let Some(sidecars) = self.envelopes.sidecars() {
-            let Some(found) = self.sidecar_key(caller, file, sidecars)? else { return Ok(None) };
+            let Some(found) = self.sidecar_key(requester, file, sidecars)? else { return Ok(None) };
             if let Some(home) = found.home {
                 *file.home.lock() = Some(home);
             }
             return Ok(Some((found.key, found.envelope)));
         }
-        let Some(stored) = self.load_envelope(caller, file)? else { return Ok(None) };
+        let Some(stored) = self.load_envelope(file)? else { return Ok(None) };
         let envelope = Envelope::parse(&stored)?;
         require_file(&envelope)?;
-        let place = self.place_of(caller, file)?;
-        let key = self.sealer(caller).unlock(&envelope, place)?;
+        let place = self.place_of(file)?;
+        let key = self.sealer(requester).unlock(&envelope, place)?;
         Ok(Some((key, envelope)))
     }
 
-    fn load_envelope(&self, caller: &Caller, file: &OpenFile) -> Result<Option<Vec<u8>>> {
+    fn load_envelope(&self, file: &OpenFile) -> Result<Option<Vec<u8>>> {
         let fd = file.backing.fd();
         let object = Object::File { fd: fd.as_fd(), at: None };
         match self.envelopes.load(object) {
-            Err(error) if sys::errno_of(&error) == Errno::ACCESS => {
-                self.at_location(caller, file.ino, |parent, name, _| {
-                    let load = || Ok(self.envelopes.load(object)?);
-                    self.relaxed(parent.fd(), stored(name), 0o400, load)
-                })
-            }
+            Err(error) if sys::errno_of(&error) == Errno::ACCESS => self.at_location(file.ino, |parent, name, _| {
+                let load = || Ok(self.envelopes.load(object)?);
+                self.relaxed(parent.fd(), stored(name), 0o400, load)
+            }),
             other => Ok(other?),
         }
     }
@@ -168,7 +167,7 @@ impl EncryptedFs {
         if self.files.peek(ino).is_some() {
             return Ok(None);
         }
-        let file = self.files.enter(self.open_backing(caller, ino, true)?);
+        let file = self.files.enter(self.open_backing(ino, true)?);
         let cut = self.cut_if_unread(caller, &file);
         match cut {
             Ok(true) => {
@@ -189,7 +188,8 @@ impl EncryptedFs {
         if !file.content.is_unkeyed() || !file.backing.is_writable() {
             return Ok(false);
         }
-        let key = self.new_key(caller, file)?;
+        let path = || self.inodes.path(file.ino);
+        let key = self.new_key(Requester::user(caller, &path), file)?;
         sys::file::set_len(file.backing.fd().as_fd(), 0)?;
         *file.reserved.lock() = Some(key);
         self.changed(caller, file)?;

@@ -178,6 +178,12 @@ impl InodeTable {
         format!("/{}", names.join("/"))
     }
 
+    /// The plain path of `name` in the directory `parent`.
+    pub fn path_in(&self, parent: Ino, name: &[u8]) -> String {
+        let path = self.path(parent);
+        format!("{}/{}", path.trim_end_matches('/'), shown(name))
+    }
+
     /// The names that the kernel knows in these directories, and what they lead to.
     pub fn below(&self, dirs: &HashSet<Ino>) -> Vec<(Location, Ino)> {
         let inodes = self.inodes.lock();

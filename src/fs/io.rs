@@ -103,7 +103,7 @@ impl EncryptedFs {
     /// Reads at `at`; short only at the end of the file.
     pub fn read(&self, handle: u64, at: u64, out: &mut [u8]) -> Result<usize> {
         let handle = self.file_handles.get(handle)?;
-        match self.content_of(&handle.caller, &handle.file)? {
+        match self.content_of(&handle.file)? {
             Some(content) => content.read(at, out).map_err(|error| self.report(handle.file.ino, error.into())),
             None => Ok(0),
         }
@@ -118,7 +118,7 @@ impl EncryptedFs {
         let content = match file.content() {
             // What was written before its CMK was disabled still goes where it belongs.
             Some(content) if origin == WriteOrigin::Cache => Ok(content),
-            _ => self.content_for_writing(&handle.caller, file),
+            _ => self.content_for_writing(file),
         };
         let written = content.and_then(|content| {
             if handle.mode.append && origin != WriteOrigin::Cache {
@@ -164,16 +164,16 @@ impl EncryptedFs {
     ///
     /// # Errors
     /// Also what failed in the background since the last fsync or close.
-    pub fn fsync(&self, caller: &Caller, handle: u64, data_only: bool) -> Result<()> {
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
         let synced = file.sync(!data_only);
         let told = file.failures.tell(&handle.seen);
         synced.map_err(|error| self.report(file.ino, error)).and(told)?;
-        self.sync_sidecar(caller, file)?;
+        self.sync_sidecar(file)?;
         if file.long_name.load(Ordering::Relaxed) {
             // The side symlink is an object of its own, which the sync of the file need not cover on every store.
-            match self.at_location(caller, file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {
+            match self.at_location(file.ino, |parent, _, _| Ok(sys::dir::sync(parent.fd())?)) {
                 Err(super::Error::Sys(Errno::STALE)) => {}
                 other => other?,
             }
@@ -185,7 +185,7 @@ impl EncryptedFs {
     pub fn fallocate(&self, caller: &Caller, handle: u64, at: u64, len: u64, what: Allocation) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let done = self.content_for_writing(caller, file).and_then(|content| {
+        let done = self.content_for_writing(file).and_then(|content| {
             match what {
                 Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
                 Allocation::PunchHole => content.punch_hole(at, len)?,
@@ -205,7 +205,7 @@ impl EncryptedFs {
     /// ENXIO at or behind the end of the file.
     pub fn seek(&self, handle: u64, at: u64, hole: bool) -> Result<u64> {
         let handle = self.file_handles.get(handle)?;
-        let Some(content) = self.content_of(&handle.caller, &handle.file)? else { return Err(Errno::NXIO.into()) };
+        let Some(content) = self.content_of(&handle.file)? else { return Err(Errno::NXIO.into()) };
         let found = if hole { content.seek_hole(at) } else { content.seek_data(at) };
         let found = found.map_err(|error| self.report(handle.file.ino, error.into()))?;
         Ok(found.ok_or(Errno::NXIO)?)

@@ -8,40 +8,38 @@ use super::error::Result;
 use super::sidecars::Spot;
 use super::{EncryptedFs, Error, Ino, Location, Looked};
 use crate::envelope::{Envelope, EnvelopeStore, Object, Place};
-use crate::kms::Caller;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, FileKind};
 
 impl EncryptedFs {
     /// Gives `ino` a further name. A file with links in two directories is bound to neither.
-    pub fn link(&self, caller: &Caller, ino: Ino, to: Location) -> Result<Looked> {
+    pub fn link(&self, ino: Ino, to: Location) -> Result<Looked> {
         self.writable()?;
-        let dir = self.dir(caller, to.parent)?;
+        let dir = self.dir(to.parent)?;
         let encoded = dir.encode(&to.name)?;
         dir.prepare(&encoded)?;
-        let linked =
-            self.link_into(caller, ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
+        let linked = self.link_into(ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
         let looked = linked.inspect_err(|error| {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
             }
         })?;
-        self.note_move(caller, &dir, &encoded, (ino, looked.attr.stat.kind));
+        self.note_move(&dir, &encoded, (ino, looked.attr.stat.kind));
         if looked.attr.stat.kind == FileKind::File {
-            self.log_place(caller, &dir, &encoded, ino);
+            self.log_place(&dir, &encoded, ino);
         }
         Ok(looked)
     }
 
-    fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
-        let found = self.at_location(caller, ino, |parent, from, stat| {
+    fn link_into(&self, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
+        let found = self.at_location(ino, |parent, from, stat| {
             let _places = self.places.hold_all();
             if self.envelopes.sidecars().is_some() {
                 let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };
-                return self.link_with_sidecar(caller, spot, Spot { dir: to, name, file: None });
+                return self.link_with_sidecar(spot, Spot { dir: to, name, file: None });
             }
             if parent.ino != to.ino && stat.kind == FileKind::File {
-                self.bind_to_none(caller, ino, parent, stored(from))?;
+                self.bind_to_none(ino, parent, stored(from))?;
             }
             sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
             if parent.ino != to.ino
@@ -64,7 +62,7 @@ impl EncryptedFs {
                 if let Some(home) = file.home()
                     && let Some(old) = self.envelopes.load(object)?
                 {
-                    self.store_linked(caller, ino, (object, home.place()), &old)?;
+                    self.store_linked(ino, (object, home.place()), &old)?;
                 }
                 sys::dir::link_fd(fd.as_fd(), to.fd(), name)?;
                 file.set_home(None);
@@ -74,26 +72,26 @@ impl EncryptedFs {
         }
     }
 
-    fn link_with_sidecar(&self, caller: &Caller, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
-        self.put_link(caller, from, to)?;
+    fn link_with_sidecar(&self, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
+        self.put_link(from, to)?;
         sys::dir::link(from.dir.fd(), from.name, to.dir.fd(), to.name)
             .inspect_err(|_| self.drop_sidecar(to.dir, to.name))?;
         Ok(())
     }
 
     /// Makes the envelope of a file good in every directory, because it has, or may get, links in several.
-    pub(super) fn bind_to_none(&self, caller: &Caller, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
+    pub(super) fn bind_to_none(&self, ino: Ino, parent: &Dir, name: &[u8]) -> Result<()> {
         self.with_envelope((ino, FileKind::File), parent, name, |object, old| {
-            self.store_linked(caller, ino, (object, parent.place()), &old)
+            self.store_linked(ino, (object, parent.place()), &old)
         })
     }
 
-    fn store_linked(&self, caller: &Caller, ino: Ino, (object, place): (Object<'_>, Place), old: &[u8]) -> Result<()> {
+    fn store_linked(&self, ino: Ino, (object, place): (Object<'_>, Place), old: &[u8]) -> Result<()> {
         let envelope = Envelope::parse(old)?;
         if envelope.is_linked() {
             return Ok(());
         }
-        let linked = self.sealer(caller).linked(&envelope, place)?;
+        let linked = self.own_sealer().linked(&envelope, place)?;
         self.envelopes.replace(object, old, &linked.encode())?;
         self.rebound(ino, linked);
         Ok(())

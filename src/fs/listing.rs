@@ -44,7 +44,7 @@ pub struct ListedEntry<'a> {
 impl EncryptedFs {
     /// Opens a directory for listing.
     pub fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
-        let dir = self.dir(caller, ino).map_err(|error| self.report(ino, error))?;
+        let dir = self.dir(ino).map_err(|error| self.report(ino, error))?;
         let handle = DirHandle { dir, caller: *caller, fd: OnceLock::new() };
         Ok(self.dir_handles.insert(handle))
     }
@@ -61,7 +61,7 @@ impl EncryptedFs {
         let handle = self.dir_handles.get(handle)?;
         let fd = handle.fd()?;
         let dir = &handle.dir;
-        self.lit(&handle.caller, dir)?;
+        self.lit(dir)?;
         let mut refused = Ok(());
         sys::dir::list(fd.as_fd(), from, |entry| {
             if names::is_internal(entry.name) {

@@ -66,7 +66,7 @@ pub use crate::sys::{Errno, FileKind, Time};
 
 use crate::content::Durability;
 use crate::envelope::{Binder, Envelopes, KeysLog, NameForm, Sealer, TailLog, Volume, VolumeError};
-use crate::kms::Kms;
+use crate::kms::{Kms, Requester};
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
 
@@ -168,8 +168,7 @@ impl EncryptedFs {
             keys_log,
             uid: sys::process::effective_uid(),
         });
-        let caller = Caller { uid: fs.uid, gid: sys::process::effective_gid(), pid: std::process::id() };
-        fs.open_root(&caller, sys::dir::reopen_dir(fs.root.as_fd())?)?;
+        fs.open_root(sys::dir::reopen_dir(fs.root.as_fd())?)?;
         Writeback::start(&fs);
         Ok(fs)
     }
@@ -180,8 +179,14 @@ impl EncryptedFs {
         self.settle_all();
     }
 
-    fn sealer<'a>(&'a self, caller: &'a Caller) -> Sealer<'a> {
-        Sealer { binder: &self.binder, kms: &*self.kms, caller }
+    /// For the keys that a user asks for.
+    fn sealer<'a>(&'a self, requester: Requester<'a>) -> Sealer<'a> {
+        Sealer { binder: &self.binder, kms: &*self.kms, requester }
+    }
+
+    /// For what the filesystem does on its own: unlocking directories, moving envelopes, upkeep.
+    fn own_sealer(&self) -> Sealer<'_> {
+        self.sealer(Requester::Own)
     }
 
     /// The inode number that stands for what `stat` describes.

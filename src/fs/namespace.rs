@@ -13,7 +13,7 @@ use super::sidecars::Spot;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Object, Place};
-use crate::kms::Caller;
+use crate::kms::{Caller, Requester};
 use crate::names::EncodedName;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -61,8 +61,8 @@ impl EncryptedFs {
     }
 
     /// Looks `name` up: one system call, and no key but the directory's.
-    pub fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Looked> {
-        let dir = self.dir(caller, parent)?;
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
+        let dir = self.dir(parent)?;
         let encoded = dir.encode(name)?;
         self.look(&dir, &encoded, Location::new(parent, name)).map_err(|error| self.report_name(parent, name, error))
     }
@@ -70,10 +70,11 @@ impl EncryptedFs {
     /// Makes and opens a regular file. If it exists and `mode` does not insist, it is opened.
     pub fn create(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewMode, mode: OpenMode) -> Result<Created> {
         self.writable()?;
-        let dir = self.dir(caller, parent)?;
+        let dir = self.dir(parent)?;
         let encoded = dir.encode(name)?;
         let perm = dir.creation_perm(new.perm, new.umask)?;
-        let key = self.key_for(caller, &dir)?;
+        let path = || self.inodes.path_in(parent, name);
+        let key = self.key_for(Requester::user(caller, &path), &dir)?;
         dir.prepare(&encoded)?;
         let fd = match self.make_file(&dir, stored(&encoded), perm) {
             Ok(fd) => fd,
@@ -118,7 +119,7 @@ impl EncryptedFs {
     ) -> Result<Created> {
         let looked = self.look(dir, encoded, Location::new(dir.ino, name))?;
         let opened = self.open(caller, looked.attr.ino, mode).inspect_err(|_| self.forget(looked.attr.ino, 1))?;
-        let attr = self.getattr(caller, looked.attr.ino, Some(opened.handle))?;
+        let attr = self.getattr(looked.attr.ino, Some(opened.handle))?;
         Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
     }
 
@@ -158,7 +159,7 @@ impl EncryptedFs {
         make: impl FnOnce(&Arc<Dir>, &EncodedName) -> Result<()>,
     ) -> Result<Looked> {
         self.writable()?;
-        let dir = self.dir(caller, at.parent)?;
+        let dir = self.dir(at.parent)?;
         let encoded = dir.encode(&at.name)?;
         dir.prepare(&encoded)?;
         let names = self.names_lock();
@@ -184,7 +185,7 @@ impl EncryptedFs {
 
     /// Makes a fifo, socket, device node or empty regular file.
     pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
-        let perm = self.dir(caller, at.parent)?.creation_perm(new.perm, new.umask)?;
+        let perm = self.dir(at.parent)?.creation_perm(new.perm, new.umask)?;
         self.make(caller, at, |dir, name| {
             self.clear_stale(dir, stored(name))?;
             Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
@@ -200,12 +201,14 @@ impl EncryptedFs {
     /// Makes a directory: beside its place first, so that it never stands there without an envelope.
     pub fn mkdir(&self, caller: &Caller, at: Location, new: NewMode) -> Result<Looked> {
         self.writable()?;
-        let parent = self.dir(caller, at.parent)?;
+        let parent = self.dir(at.parent)?;
         let encoded = parent.encode(&at.name)?;
         let perm = parent.creation_perm(new.perm, new.umask)?;
         let temporary = unseen_name();
         parent.prepare(&encoded)?;
-        let made = self.make_dir(caller, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
+        let path = || self.inodes.path_in(at.parent, &at.name);
+        let maker = (caller, Requester::user(caller, &path));
+        let made = self.make_dir(maker, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
             let _names = self.names_lock();
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
@@ -221,14 +224,20 @@ impl EncryptedFs {
         Ok(self.tell(at, attr))
     }
 
-    fn make_dir(&self, caller: &Caller, parent: &Dir, name: &[u8], perm: u32) -> Result<(OwnedFd, (DataKey, Gift))> {
+    fn make_dir(
+        &self,
+        (caller, requester): (&Caller, Requester<'_>),
+        parent: &Dir,
+        name: &[u8],
+        perm: u32,
+    ) -> Result<(OwnedFd, (DataKey, Gift))> {
         // The owner's bits are needed to open it and to set the envelope; what was not asked for goes again.
         sys::dir::make_dir(parent.fd(), name, perm | 0o700)?;
         let fd = sys::dir::open_dir(parent.fd(), name, Access::Read)?;
         let (key, envelope) =
-            self.sealer(caller).create(&parent.cmk(), Kind::directory(parent.suite()), parent.place())?;
+            self.sealer(requester).create(&parent.cmk(), Kind::directory(parent.suite()), parent.place())?;
         self.envelopes.create(Object::Directory(fd.as_fd()), &envelope.encode())?;
-        self.log_mirror(caller, &key, &envelope, parent.place())?;
+        self.log_mirror(&key, &envelope, parent.place())?;
         // Once it has its name it must never be without its key, not even after a power cut.
         self.envelopes.sync(Object::Directory(fd.as_fd()))?;
         let stat = sys::stat::of_fd(&fd)?;
@@ -253,9 +262,9 @@ impl EncryptedFs {
     }
 
     /// Removes a name that is not a directory's.
-    pub fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
         self.writable()?;
-        let dir = self.dir(caller, parent)?;
+        let dir = self.dir(parent)?;
         let encoded = dir.encode(name)?;
         let at = Location::new(parent, name);
         let long_link = self.long_links.take(&at);
@@ -283,8 +292,8 @@ impl EncryptedFs {
     }
 
     /// Appends the mirror of a directory's key to `.kmsfs/keys.log`.
-    pub(super) fn log_mirror(&self, caller: &Caller, key: &DataKey, envelope: &Envelope, place: Place) -> Result<()> {
-        let mirror = self.sealer(caller).mirror(envelope, place)?;
+    pub(super) fn log_mirror(&self, key: &DataKey, envelope: &Envelope, place: Place) -> Result<()> {
+        let mirror = self.own_sealer().mirror(envelope, place)?;
         self.append_log(&derive::directory_id(key), &mirror)
     }
 

@@ -17,7 +17,7 @@ use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, Place, TailLog};
-use crate::kms::Caller;
+use crate::kms::{Caller, Requester};
 use crate::names::EncodedName;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
@@ -250,9 +250,10 @@ impl EncryptedFs {
     pub(super) fn acquire_file(&self, caller: &Caller, ino: Ino, write: bool) -> Result<Arc<OpenFile>> {
         let file = match self.files.acquire(ino) {
             Some(file) => file,
-            None => self.files.enter(self.open_backing(caller, ino, write)?),
+            None => self.files.enter(self.open_backing(ino, write)?),
         };
-        let ready = self.admit(caller, &file, write);
+        let path = || self.inodes.path(ino);
+        let ready = self.admit(Requester::user(caller, &path), &file, write);
         if let Err(error) = ready {
             self.files.leave(ino);
             return Err(self.report(ino, error));
@@ -265,19 +266,19 @@ impl EncryptedFs {
     }
 
     /// What every open must pass, the first and all later ones: the KMS's word, and a descriptor with enough rights.
-    fn admit(&self, caller: &Caller, file: &OpenFile, write: bool) -> Result<()> {
+    fn admit(&self, requester: Requester<'_>, file: &OpenFile, write: bool) -> Result<()> {
         if write && !file.backing.is_writable() {
-            file.backing.make_writable(self.reopen_writable(caller, file)?);
+            file.backing.make_writable(self.reopen_writable(file)?);
         }
         let _held = self.places.hold(file.ino);
         let mut envelope = file.envelope.lock();
         if file.content.is_shut() {
-            return self.light(caller, file, &mut envelope);
+            return self.light(requester, file, &mut envelope);
         }
         if !file.content.is_unkeyed() {
             if let Some(envelope) = &*envelope {
-                let place = self.place_of(caller, file)?;
-                self.sealer(caller).unlock(envelope, place)?;
+                let place = self.place_of(file)?;
+                self.sealer(requester).unlock(envelope, place)?;
             }
             return Ok(());
         }
@@ -285,11 +286,11 @@ impl EncryptedFs {
         let backing_len = sys::stat::of_fd(&*fd)?.size;
         if backing_len == 0 {
             if write {
-                *file.reserved.lock() = Some(self.new_key(caller, file)?);
+                *file.reserved.lock() = Some(self.new_key(requester, file)?);
             }
             return Ok(());
         }
-        let (key, loaded) = self.stored_key(caller, file)?.ok_or(EnvelopeError::NoEnvelope)?;
+        let (key, loaded) = self.stored_key(requester, file)?.ok_or(EnvelopeError::NoEnvelope)?;
         let suite = loaded.kind().suite();
         self.check_suite(suite)?;
         let content = self.open_content(file, key, suite)?;
@@ -312,9 +313,9 @@ impl EncryptedFs {
         Ok(FileContent::open(suite, file.backing.clone(), key, self.config.durability)?)
     }
 
-    pub(super) fn open_backing(&self, caller: &Caller, ino: Ino, write: bool) -> Result<OpenFile> {
+    pub(super) fn open_backing(&self, ino: Ino, write: bool) -> Result<OpenFile> {
         for location in self.inodes.locations(ino) {
-            let Some((parent, name)) = self.reach(caller, &location)? else { continue };
+            let Some((parent, name)) = self.reach(&location)? else { continue };
             let opened = self.open_either(&parent, stored(&name), write);
             let (fd, writable) = match opened {
                 // Another object has the name now, perhaps one that cannot be opened so.
@@ -350,33 +351,33 @@ impl EncryptedFs {
         Ok((self.relaxed(parent.fd(), name, 0o400, read)?, false))
     }
 
-    fn reopen_writable(&self, caller: &Caller, file: &OpenFile) -> Result<OwnedFd> {
+    fn reopen_writable(&self, file: &OpenFile) -> Result<OwnedFd> {
         let through_proc = sys::dir::reopen(file.backing.fd().as_fd(), Access::ReadWrite);
         if let Ok(fd) = through_proc {
             return Ok(fd);
         }
-        self.at_location(caller, file.ino, |parent, name, _| {
+        self.at_location(file.ino, |parent, name, _| {
             let open = || Ok(sys::dir::open(parent.fd(), stored(name), Access::ReadWrite)?);
             self.relaxed(parent.fd(), stored(name), 0o600, open)
         })
     }
 
     /// What the envelope of `file` is, or shall be, bound to: its directory. A file without a name is bound to none.
-    pub(super) fn place_of(&self, caller: &Caller, file: &OpenFile) -> Result<Place> {
+    pub(super) fn place_of(&self, file: &OpenFile) -> Result<Place> {
         if let Some(parent) = &*file.home.lock() {
             return Ok(parent.place());
         }
-        match self.at_location(caller, file.ino, |parent, _, _| Ok(parent.place())) {
+        match self.at_location(file.ino, |parent, _, _| Ok(parent.place())) {
             Err(Error::Sys(Errno::STALE)) => Ok(Place::Linked),
             other => other,
         }
     }
 
     /// The same for an object that need not be open.
-    pub(super) fn place_by_name(&self, caller: &Caller, ino: Ino) -> Result<Place> {
+    pub(super) fn place_by_name(&self, ino: Ino) -> Result<Place> {
         match self.files.peek(ino) {
-            Some(file) => self.place_of(caller, &file),
-            None => self.at_location(caller, ino, |parent, _, _| Ok(parent.place())),
+            Some(file) => self.place_of(&file),
+            None => self.at_location(ino, |parent, _, _| Ok(parent.place())),
         }
     }
 

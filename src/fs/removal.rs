@@ -7,7 +7,6 @@ use super::error::Result;
 use super::{EncryptedFs, Ino};
 use crate::crypto::random;
 use crate::envelope::DIRECTORY_SIDECAR;
-use crate::kms::Caller;
 use crate::names::NEW_DIRECTORY;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind};
@@ -19,9 +18,9 @@ pub(super) fn unseen_name() -> String {
 
 impl EncryptedFs {
     /// Removes an empty directory.
-    pub fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
         self.writable()?;
-        let dir = self.dir(caller, parent)?;
+        let dir = self.dir(parent)?;
         let encoded = dir.encode(name)?;
         let names = self.names_lock();
         match sys::dir::remove_dir(dir.fd(), stored(&encoded)) {

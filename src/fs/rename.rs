@@ -7,7 +7,6 @@ use super::error::Result;
 use super::sidecars::{Move, Spot};
 use super::{EncryptedFs, Error, Ino, Location};
 use crate::envelope::{Envelope, EnvelopeStore};
-use crate::kms::Caller;
 use crate::names::EncodedName;
 use crate::sys::dir::RenameFlags;
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -31,13 +30,13 @@ impl<'a> Side<'a> {
 
 impl EncryptedFs {
     /// Renames `from` to `to`, with the flags of renameat2(2) (RENAME_WHITEOUT is refused).
-    pub fn rename(&self, caller: &Caller, from: &Location, to: &Location, flags: RenameFlags) -> Result<()> {
+    pub fn rename(&self, from: &Location, to: &Location, flags: RenameFlags) -> Result<()> {
         self.writable()?;
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL.into());
         }
-        let from_dir = self.dir(caller, from.parent)?;
-        let to_dir = self.dir(caller, to.parent)?;
+        let from_dir = self.dir(from.parent)?;
+        let to_dir = self.dir(to.parent)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let source = self.side(&from_dir, from)?;
         let mut target = self.side(&to_dir, to)?;
@@ -57,7 +56,7 @@ impl EncryptedFs {
         let expected = self.inodes.renaming(ino, to);
         let exchanged = target.found.filter(|_| exchange).map(|(other, _)| other);
         let expected_other = exchanged.is_some_and(|other| self.inodes.renaming(other, from));
-        let moved = self.rename_backing(caller, &source, &target, flags);
+        let moved = self.rename_backing(&source, &target, flags);
         if long_link {
             self.long_links.note(if moved.is_ok() { to } else { from }.clone());
         }
@@ -77,7 +76,7 @@ impl EncryptedFs {
             return Err(self.report(ino, error));
         }
         self.inodes.renamed(ino, from, to.clone());
-        self.note_moves(caller, &source, &target, exchanged.is_some());
+        self.note_moves(&source, &target, exchanged.is_some());
         if let Some(other) = exchanged {
             self.inodes.renamed(other, to, from.clone());
         } else if (from.parent, &from.name) != (to.parent, &to.name) {
@@ -89,13 +88,13 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn note_moves(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, exchanged: bool) {
+    fn note_moves(&self, from: &Side<'_>, to: &Side<'_>, exchanged: bool) {
         let moved = [(from, to, true), (to, from, exchanged)];
         for (what, at, _) in moved.into_iter().filter(|(.., has_moved)| *has_moved) {
             if let Some((ino, stat)) = what.found {
-                self.note_move(caller, at.dir, &at.name, (ino, stat.kind));
+                self.note_move(at.dir, &at.name, (ino, stat.kind));
                 if stat.kind == FileKind::File {
-                    self.log_place(caller, at.dir, &at.name, ino);
+                    self.log_place(at.dir, &at.name, ino);
                 }
             }
         }
@@ -111,7 +110,7 @@ impl EncryptedFs {
         Ok(Side { dir, name, found, home: None })
     }
 
-    fn rename_backing(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
+    fn rename_backing(&self, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let across = from.dir.ino != to.dir.ino;
         let follows = self.envelopes.sidecars().is_some();
@@ -119,21 +118,21 @@ impl EncryptedFs {
             return Err(Errno::EXIST.into());
         }
         let _places = (across || follows).then(|| self.places.hold_all());
-        let moves = self.announce_sidecars(caller, from, to, exchange)?;
-        let renamed = self.rename_between(caller, from, to, flags);
+        let moves = self.announce_sidecars(from, to, exchange)?;
+        let renamed = self.rename_between(from, to, flags);
         self.settle_sidecars(from, to, &moves, renamed.is_ok());
         renamed
     }
 
     /// What is done for sidecars before a rename: one move, or two in opposite directions. Empty without sidecars.
-    fn announce_sidecars(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, exchange: bool) -> Result<Vec<Move>> {
+    fn announce_sidecars(&self, from: &Side<'_>, to: &Side<'_>, exchange: bool) -> Result<Vec<Move>> {
         if self.envelopes.sidecars().is_none() {
             return Ok(Vec::new());
         }
         self.keep_envelope(to.spot())?;
-        let mut moves = vec![self.plan_move(caller, from.spot(), to.spot())?];
+        let mut moves = vec![self.plan_move(from.spot(), to.spot())?];
         if exchange {
-            moves.push(self.plan_move(caller, to.spot(), from.spot())?);
+            moves.push(self.plan_move(to.spot(), from.spot())?);
         }
         for (planned, at) in moves.iter().zip([to, from]) {
             if let Err(error) = self.announce(at.spot(), planned) {
@@ -156,13 +155,13 @@ impl EncryptedFs {
         }
     }
 
-    fn rename_between(&self, caller: &Caller, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
+    fn rename_between(&self, from: &Side<'_>, to: &Side<'_>, flags: RenameFlags) -> Result<()> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let across = from.dir.ino != to.dir.ino;
         if across {
-            self.announce_move(caller, from, to)?;
-            if exchange && let Err(error) = self.announce_move(caller, to, from) {
-                self.complete_move(caller, from, from);
+            self.announce_move(from, to)?;
+            if exchange && let Err(error) = self.announce_move(to, from) {
+                self.complete_move(from, from);
                 return Err(error);
             }
         }
@@ -177,9 +176,9 @@ impl EncryptedFs {
         if across {
             // After a failure the objects are where they were, and their envelopes say so again.
             let (at, other) = if renamed.is_ok() { (to, from) } else { (from, to) };
-            self.complete_move(caller, from, at);
+            self.complete_move(from, at);
             if exchange {
-                self.complete_move(caller, to, other);
+                self.complete_move(to, other);
             }
         }
         renamed
@@ -190,12 +189,12 @@ impl EncryptedFs {
     }
 
     /// Before the rename: the envelope becomes good in both directories.
-    fn announce_move(&self, caller: &Caller, what: &Side<'_>, to: &Side<'_>) -> Result<()> {
+    fn announce_move(&self, what: &Side<'_>, to: &Side<'_>) -> Result<()> {
         let Some((ino, stat)) = what.found else { return Ok(()) };
         match stat.kind {
             FileKind::File if self.envelopes.sidecars().is_some() => return Ok(()),
             FileKind::File if stat.nlink > 1 => {
-                return self.bind_to_none(caller, ino, what.dir, stored(&what.name));
+                return self.bind_to_none(ino, what.dir, stored(&what.name));
             }
             FileKind::File | FileKind::Directory => {}
             _ => return Ok(()),
@@ -205,7 +204,7 @@ impl EncryptedFs {
             if envelope.is_linked() {
                 return Ok(());
             }
-            let (moving, settled) = self.sealer(caller).moving(&envelope, what.dir.place(), to.dir.place())?;
+            let (moving, settled) = self.own_sealer().moving(&envelope, what.dir.place(), to.dir.place())?;
             self.envelopes.replace(object, &old, &moving.encode())?;
             self.rebound(ino, settled);
             Ok(())
@@ -214,7 +213,7 @@ impl EncryptedFs {
 
     /// After the rename, successful or not: the envelope becomes good only where the object is, `at`. If that fails the
     /// object still opens, in both directories; the next move mends it.
-    fn complete_move(&self, caller: &Caller, what: &Side<'_>, at: &Side<'_>) {
+    fn complete_move(&self, what: &Side<'_>, at: &Side<'_>) {
         let Some((ino, stat)) = what.found else { return };
         let has_own = stat.kind == FileKind::File && self.envelopes.sidecars().is_none();
         if !has_own && stat.kind != FileKind::Directory {
@@ -229,7 +228,7 @@ impl EncryptedFs {
             if !envelope.is_moving() {
                 return Ok(());
             }
-            let settled = self.sealer(caller).rewrapped(&envelope, at.dir.place(), None)?;
+            let settled = self.own_sealer().rewrapped(&envelope, at.dir.place(), None)?;
             self.envelopes.replace(object, &old, &settled.encode())?;
             self.rebound(ino, settled);
             Ok(())

@@ -21,7 +21,7 @@ use crate::content;
 use crate::crypto::DataKey;
 use crate::envelope::{Entry, Envelope, EnvelopeStore, Kind, Object, Place, SidecarStore};
 use crate::fs::backing::Backing;
-use crate::kms::Caller;
+use crate::kms::Requester;
 use crate::names::Xattrs;
 use crate::sys::dir::Access;
 use crate::sys::xattr::Target;
@@ -87,10 +87,10 @@ impl EncryptedFs {
 
     /// Stores the first envelope of an open file beside its name. `places` must be held. That of a file without a name
     /// is kept in memory: nobody finds the file after a crash.
-    pub(super) fn store_sidecar(&self, caller: &Caller, file: &OpenFile, envelope: &Envelope) -> Result<()> {
+    pub(super) fn store_sidecar(&self, file: &OpenFile, envelope: &Envelope) -> Result<()> {
         let bytes = envelope.encode();
         let fd = file.backing.fd();
-        let made = self.at_location(caller, file.ino, |parent, name, _| {
+        let made = self.at_location(file.ino, |parent, name, _| {
             let object = Object::file(fd.as_fd(), parent.fd(), stored(name));
             self.in_dir(parent, || Ok(self.envelopes.create(object, &bytes)?))
         });
@@ -105,13 +105,13 @@ impl EncryptedFs {
     }
 
     /// Makes the sidecar of an open file durable, once for each time it is opened.
-    pub(super) fn sync_sidecar(&self, caller: &Caller, file: &OpenFile) -> Result<()> {
+    pub(super) fn sync_sidecar(&self, file: &OpenFile) -> Result<()> {
         if self.envelopes.sidecars().is_none() || file.sidecar_synced.load(Ordering::Acquire) {
             return Ok(());
         }
         let _places = self.places.hold(file.ino);
         let fd = file.backing.fd();
-        let synced = self.at_location(caller, file.ino, |parent, name, _| {
+        let synced = self.at_location(file.ino, |parent, name, _| {
             Ok(self.envelopes.sync(Object::file(fd.as_fd(), parent.fd(), stored(name)))?)
         });
         match synced {
@@ -131,22 +131,22 @@ impl EncryptedFs {
     /// A sidecar that opens two files is settled on the way: this is the one that is here.
     pub(super) fn sidecar_key(
         &self,
-        caller: &Caller,
+        requester: Requester<'_>,
         file: &OpenFile,
         sidecars: &SidecarStore,
     ) -> Result<Option<SidecarKey>> {
-        let found = self.at_location(caller, file.ino, |parent, name, _| {
+        let found = self.at_location(file.ino, |parent, name, _| {
             Ok((parent.clone(), name.clone(), sidecars.get(Entry { dir: parent.fd(), name: stored(name) })?))
         });
         let (parent, name, bytes) = match found {
-            Err(Error::Sys(Errno::STALE)) => return self.orphan_key(caller, file),
+            Err(Error::Sys(Errno::STALE)) => return self.orphan_key(requester, file),
             found => found?,
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let envelope = Envelope::parse(&bytes)?;
         require_file(&envelope)?;
         let fits = |key: &DataKey| is_key_of(&file.backing, key);
-        let (key, alone) = self.sealer(caller).unlock_fitting(&envelope, parent.place(), fits)?;
+        let (key, alone) = self.sealer(requester).unlock_fitting(&envelope, parent.place(), fits)?;
         if envelope.is_moving() && !self.config.read_only {
             let fd = file.backing.fd();
             let object = Object::file(fd.as_fd(), parent.fd(), stored(&name));
@@ -159,11 +159,11 @@ impl EncryptedFs {
     }
 
     /// The key of an open file that has no name any more.
-    fn orphan_key(&self, caller: &Caller, file: &OpenFile) -> Result<Option<SidecarKey>> {
+    fn orphan_key(&self, requester: Requester<'_>, file: &OpenFile) -> Result<Option<SidecarKey>> {
         let orphan = file.orphan.lock();
         let Some((envelope, place)) = &*orphan else { return Ok(None) };
         let fits = |key: &DataKey| is_key_of(&file.backing, key);
-        let (key, envelope) = self.sealer(caller).unlock_fitting(envelope, *place, fits)?;
+        let (key, envelope) = self.sealer(requester).unlock_fitting(envelope, *place, fits)?;
         Ok(Some(SidecarKey { key, envelope, home: None }))
     }
 
@@ -180,7 +180,7 @@ impl EncryptedFs {
     }
 
     /// The envelope of the file at `spot`, for that file alone.
-    fn envelope_at(&self, caller: &Caller, sidecars: &SidecarStore, spot: Spot<'_>) -> Result<Option<Envelope>> {
+    fn envelope_at(&self, sidecars: &SidecarStore, spot: Spot<'_>) -> Result<Option<Envelope>> {
         let Some(bytes) = sidecars.get(spot.entry())?.filter(|_| spot.file.is_some()) else { return Ok(None) };
         let envelope = Envelope::parse(&bytes)?;
         require_file(&envelope)?;
@@ -190,15 +190,15 @@ impl EncryptedFs {
         let open = || Ok(sys::dir::open(spot.dir.fd(), spot.name, Access::Read)?);
         let backing = Backing::new(self.relaxed(spot.dir.fd(), spot.name, 0o400, open)?, false);
         let fits = |key: &DataKey| is_key_of(&backing, key);
-        Ok(Some(self.sealer(caller).unlock_fitting(&envelope, spot.dir.place(), fits)?.1))
+        Ok(Some(self.own_sealer().unlock_fitting(&envelope, spot.dir.place(), fits)?.1))
     }
 
     /// The same, bound to `place`. A file that has none yet is given a key if `insist`.
-    fn envelope_for(&self, caller: &Caller, spot: Spot<'_>, place: Place, insist: bool) -> Result<Option<Envelope>> {
+    fn envelope_for(&self, spot: Spot<'_>, place: Place, insist: bool) -> Result<Option<Envelope>> {
         let (Some(sidecars), Some(ino)) = (self.envelopes.sidecars(), spot.file) else { return Ok(None) };
-        let found = match self.envelope_at(caller, sidecars, spot)? {
+        let found = match self.envelope_at(sidecars, spot)? {
             None if insist => {
-                let (_, envelope) = self.sealer(caller).create(&spot.dir.cmk(), Kind::FileGcm, spot.dir.place())?;
+                let (_, envelope) = self.own_sealer().create(&spot.dir.cmk(), Kind::FileGcm, spot.dir.place())?;
                 self.in_dir(spot.dir, || Ok(sidecars.put(spot.entry(), &envelope.encode())?))?;
                 if let Some(file) = self.files.peek(ino) {
                     // What was prepared for the first write is void.
@@ -208,31 +208,31 @@ impl EncryptedFs {
             }
             found => found,
         };
-        let bound = |envelope: Envelope| self.sealer(caller).bound(&envelope, spot.dir.place(), place);
+        let bound = |envelope: Envelope| self.own_sealer().bound(&envelope, spot.dir.place(), place);
         Ok(found.map(bound).transpose()?)
     }
 
     /// Before a further name is made: its sidecar, and that of the name which `from` is.
-    pub(super) fn put_link(&self, caller: &Caller, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
+    pub(super) fn put_link(&self, from: Spot<'_>, to: Spot<'_>) -> Result<()> {
         let Some(sidecars) = self.envelopes.sidecars() else { return Ok(()) };
         if sys::stat::at(to.dir.fd(), to.name).is_ok() {
             return Err(Errno::EXIST.into());
         }
-        if let Some(envelope) = self.envelope_for(caller, from, to.dir.place(), true)? {
+        if let Some(envelope) = self.envelope_for(from, to.dir.place(), true)? {
             sidecars.put(to.entry(), &envelope.encode())?;
         }
         Ok(())
     }
 
     /// What must be done for the name `to` when what is at `from` is renamed to it. Nothing is changed there yet.
-    pub(super) fn plan_move(&self, caller: &Caller, from: Spot<'_>, to: Spot<'_>) -> Result<Move> {
-        let old = match self.envelope_for(caller, to, to.dir.place(), false) {
+    pub(super) fn plan_move(&self, from: Spot<'_>, to: Spot<'_>) -> Result<Move> {
+        let old = match self.envelope_for(to, to.dir.place(), false) {
             // What does not open is not lost by being replaced.
             Err(error) if error.is_alarming() => None,
             old => old?,
         };
         // An empty file without a key must not open by the key of the one that it replaces.
-        let new = self.envelope_for(caller, from, to.dir.place(), old.is_some())?;
+        let new = self.envelope_for(from, to.dir.place(), old.is_some())?;
         Ok(Move { new, old })
     }
 
@@ -259,23 +259,27 @@ impl EncryptedFs {
     }
 
     /// The sealer of the attributes of a regular file, by its sidecar; `None` if it has none.
-    pub(super) fn sidecar_xattrs(&self, caller: &Caller, ino: Ino, sidecars: &SidecarStore) -> Result<Option<Xattrs>> {
+    pub(super) fn sidecar_xattrs(
+        &self,
+        requester: Requester<'_>,
+        ino: Ino,
+        sidecars: &SidecarStore,
+    ) -> Result<Option<Xattrs>> {
         let _places = self.places.hold(ino);
         if let Some(file) = self.files.peek(ino) {
             let known = file.envelope.lock().clone();
             if let Some(envelope) = known {
-                let place = self.place_of(caller, &file)?;
-                return Ok(Some(Xattrs::new(&self.sealer(caller).unlock(&envelope, place)?)));
+                let place = self.place_of(&file)?;
+                return Ok(Some(Xattrs::new(&self.sealer(requester).unlock(&envelope, place)?)));
             }
-            return Ok(self.sidecar_key(caller, &file, sidecars)?.map(|found| Xattrs::new(&found.key)));
+            return Ok(self.sidecar_key(requester, &file, sidecars)?.map(|found| Xattrs::new(&found.key)));
         }
-        self.at_location(caller, ino, |parent, name, stat| {
+        self.at_location(ino, |parent, name, stat| {
             let file = (stat.kind == FileKind::File).then_some(ino);
-            let Some(envelope) = self.envelope_at(caller, sidecars, Spot { dir: parent, name: stored(name), file })?
-            else {
+            let Some(envelope) = self.envelope_at(sidecars, Spot { dir: parent, name: stored(name), file })? else {
                 return Ok(None);
             };
-            Ok(Some(Xattrs::new(&self.sealer(caller).unlock(&envelope, parent.place())?)))
+            Ok(Some(Xattrs::new(&self.sealer(requester).unlock(&envelope, parent.place())?)))
         })
     }
 

@@ -16,7 +16,6 @@ use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::crypto::{Suite, derive};
 use crate::envelope::{ATTRIBUTE, Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
-use crate::kms::Caller;
 use crate::names::EncodedName;
 use crate::sys::{self, Errno, FileKind, Stat, Time};
 
@@ -89,15 +88,15 @@ impl EncryptedFs {
     ///
     /// # Errors
     /// ENOTDIR; EOPNOTSUPP for XTS in a volume whose envelopes lie in sidecars; what the KMS and the backing store say.
-    pub fn set_suite(&self, caller: &Caller, ino: Ino, suite: Suite) -> Result<()> {
+    pub fn set_suite(&self, ino: Ino, suite: Suite) -> Result<()> {
         self.writable()?;
-        let dir = self.dir(caller, ino)?;
+        let dir = self.dir(ino)?;
         if suite == Suite::Xts4k && self.envelopes.sidecars().is_some() {
             return Err(Errno::OPNOTSUPP.into());
         }
         if suite == Suite::Xts4k && !self.suites.are_mixed() {
             // Before the first envelope says so: a reader that does not know of XTS would tell wrong sizes.
-            self.declare_xts(caller)?;
+            self.declare_xts()?;
             self.suites.mixed.store(true, Ordering::Release);
         }
         let set = |place: Place| {
@@ -110,15 +109,15 @@ impl EncryptedFs {
             if envelope.kind() == kind {
                 return Ok(());
             }
-            let new = self.sealer(caller).with_kind(&envelope, place, kind)?;
-            self.append_log(&dir.id, &self.sealer(caller).mirror(&new, place)?)?;
+            let new = self.own_sealer().with_kind(&envelope, place, kind)?;
+            self.append_log(&dir.id, &self.own_sealer().mirror(&new, place)?)?;
             self.envelopes.replace(object, &old, &new.encode())?;
             Ok(sys::dir::sync(fd.as_fd())?)
         };
         if ino == Ino::ROOT {
             set(Place::ROOT)?;
         } else {
-            self.at_location(caller, ino, |parent, name, _| {
+            self.at_location(ino, |parent, name, _| {
                 self.relaxed(parent.fd(), stored(name), 0o700, || set(parent.place()))
             })?;
         }
@@ -128,7 +127,7 @@ impl EncryptedFs {
 
     /// A name leads to an XTS file now: the mirror of its key goes to `.kmsfs/keys.log`, under the id of that place. It is
     /// looked for there only when the envelope is lost, so a failure is told and is none.
-    pub(super) fn log_place(&self, caller: &Caller, parent: &Dir, name: &EncodedName, ino: Ino) {
+    pub(super) fn log_place(&self, parent: &Dir, name: &EncodedName, ino: Ino) {
         if !self.suites.are_mixed() {
             return;
         }
@@ -137,7 +136,7 @@ impl EncryptedFs {
             if envelope.kind() != Kind::FileXts {
                 return Ok(());
             }
-            self.append_place(caller, &envelope, parent, stored(name))
+            self.append_place(&envelope, parent, stored(name))
         });
         if let Err(error) = logged {
             log::warn!("{}: the recovery copy of its key is not in keys.log: {error}", self.inodes.path(ino));
@@ -145,9 +144,8 @@ impl EncryptedFs {
     }
 
     /// The same for a file that is given its key. One without a name needs no recovery.
-    pub(super) fn log_first_place(&self, caller: &Caller, file: &OpenFile, envelope: &Envelope) -> Result<()> {
-        let logged = self
-            .at_location(caller, file.ino, |parent, name, _| self.append_place(caller, envelope, parent, stored(name)));
+    pub(super) fn log_first_place(&self, file: &OpenFile, envelope: &Envelope) -> Result<()> {
+        let logged = self.at_location(file.ino, |parent, name, _| self.append_place(envelope, parent, stored(name)));
         match logged {
             Err(Error::Sys(Errno::STALE)) => Ok(()),
             // The key was given at open, and what was written since must not be lost.
@@ -159,9 +157,9 @@ impl EncryptedFs {
         }
     }
 
-    pub(super) fn append_place(&self, caller: &Caller, envelope: &Envelope, parent: &Dir, name: &[u8]) -> Result<()> {
+    pub(super) fn append_place(&self, envelope: &Envelope, parent: &Dir, name: &[u8]) -> Result<()> {
         let place = if envelope.is_linked() { Place::Linked } else { parent.place() };
-        let mirror = self.sealer(caller).mirror(envelope, place)?;
+        let mirror = self.own_sealer().mirror(envelope, place)?;
         self.append_log(&derive::place_id(&parent.id, name), &mirror)
     }
 }

@@ -117,7 +117,7 @@ impl EncryptedFs {
 
     /// The plain target of a symlink.
     pub fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        let target = self.at_location(caller, ino, |parent, name, _| {
+        let target = self.at_location(ino, |parent, name, _| {
             let text = sys::dir::read_link(parent.fd(), stored(name))?;
             let opened = match Symlinks::parse_long(&text) {
                 None => self.symlinks.open_short(&text),

@@ -9,7 +9,7 @@ use super::error::Result;
 use super::{Changes, EncryptedFs, Error, Ino};
 use crate::crypto::DataKey;
 use crate::envelope::Envelope;
-use crate::kms::Caller;
+use crate::kms::{Caller, Requester};
 use crate::names::{NameError, Xattrs};
 use crate::sys::dir::Access;
 use crate::sys::xattr::{Mode, Target};
@@ -36,7 +36,7 @@ impl Owner {
 impl EncryptedFs {
     /// The value of an attribute; `None` if there is none.
     pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.with_owner(caller, ino, 0o400, |owner| {
+        self.with_owner(ino, 0o400, |owner| {
             let Some(plain) = name.strip_prefix(USER) else {
                 return Ok(sys::xattr::get(owner.target(), name)?);
             };
@@ -56,7 +56,7 @@ impl EncryptedFs {
     /// EEXIST or ENODATA as `mode` demands.
     pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], mode: Mode) -> Result<()> {
         self.writable()?;
-        let set = self.with_owner(caller, ino, 0o600, |owner| {
+        let set = self.with_owner(ino, 0o600, |owner| {
             let Some(plain) = name.strip_prefix(USER) else {
                 sys::xattr::set(owner.target(), name, value, mode)?;
                 if name == DEFAULT_ACL
@@ -81,7 +81,7 @@ impl EncryptedFs {
         if self.uid != 0 || caller.uid == 0 {
             return Ok(());
         }
-        let stat = self.getattr(caller, ino, None)?.stat;
+        let stat = self.getattr(ino, None)?.stat;
         let in_group = || stat.gid == caller.gid || sys::process::has_group(caller.pid, stat.gid);
         if stat.perm & SETGID == 0 || in_group() {
             return Ok(());
@@ -95,7 +95,7 @@ impl EncryptedFs {
     /// ENODATA if there is none.
     pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
         self.writable()?;
-        self.with_owner(caller, ino, 0o600, |owner| {
+        self.with_owner(ino, 0o600, |owner| {
             let removed = match name.strip_prefix(USER) {
                 None => sys::xattr::remove(owner.target(), name)?,
                 Some(plain) => match self.xattrs_of(caller, ino, owner)? {
@@ -114,7 +114,7 @@ impl EncryptedFs {
 
     /// The names of all attributes, each ended by a zero byte. Ours are not among them.
     pub fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        self.with_owner(caller, ino, 0o400, |owner| {
+        self.with_owner(ino, 0o400, |owner| {
             let mut names = Vec::new();
             let mut xattrs = None;
             for name in sys::xattr::list(owner.target())? {
@@ -142,22 +142,21 @@ impl EncryptedFs {
     }
 
     /// Calls `act` with the object `ino`, open or as a place, with rights that suffice for an owner.
-    fn with_owner<T>(&self, caller: &Caller, ino: Ino, bits: u32, act: impl Fn(&Owner) -> Result<T>) -> Result<T> {
+    fn with_owner<T>(&self, ino: Ino, bits: u32, act: impl Fn(&Owner) -> Result<T>) -> Result<T> {
         if let Some(file) = self.files.peek(ino) {
             let owner = Owner { fd: file.backing.fd(), place_only: false, dir: None };
             return match act(&owner) {
-                Err(Error::Sys(Errno::ACCESS)) => self.at_location(caller, ino, |parent, name, _| {
-                    self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
-                }),
+                Err(Error::Sys(Errno::ACCESS)) => self
+                    .at_location(ino, |parent, name, _| self.relaxed(parent.fd(), stored(name), bits, || act(&owner))),
                 other => other,
             };
         }
         if ino == Ino::ROOT || self.inodes.kind(ino) == Some(FileKind::Directory) {
-            let dir = self.dir(caller, ino)?;
+            let dir = self.dir(ino)?;
             let fd = sys::dir::open_dir(dir.fd(), b".", Access::Place)?;
             return act(&Owner { fd: Arc::new(fd), place_only: true, dir: Some(dir) });
         }
-        self.at_location(caller, ino, |parent, name, _| {
+        self.at_location(ino, |parent, name, _| {
             let fd = Arc::new(sys::dir::open(parent.fd(), stored(name), Access::Place)?);
             let owner = Owner { fd, place_only: true, dir: None };
             self.relaxed(parent.fd(), stored(name), bits, || act(&owner))
@@ -169,15 +168,17 @@ impl EncryptedFs {
         if let Some(dir) = &owner.dir {
             return dir.xattrs().map(Some);
         }
+        let path = || self.inodes.path(ino);
+        let requester = Requester::user(caller, &path);
         let stored = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())?;
         if let Some(sidecars) = self.envelopes.sidecars() {
-            return self.sidecar_xattrs(caller, ino, sidecars);
+            return self.sidecar_xattrs(requester, ino, sidecars);
         }
         let Some(stored) = stored else { return Ok(None) };
         let envelope = Envelope::parse(&stored)?;
         let _held = self.places.hold(ino);
-        let place = self.place_by_name(caller, ino)?;
-        let key: DataKey = self.sealer(caller).unlock(&envelope, place)?;
+        let place = self.place_by_name(ino)?;
+        let key: DataKey = self.sealer(requester).unlock(&envelope, place)?;
         Ok(Some(Xattrs::new(&key)))
     }
 
@@ -193,7 +194,7 @@ impl EncryptedFs {
         let file = self.acquire_file(caller, ino, true)?;
         let made = {
             let _held = self.places.hold(ino);
-            self.owner_key(caller, &file)
+            self.owner_key(&file)
         };
         self.release_file(&file);
         Ok(Xattrs::new(&made?.0))

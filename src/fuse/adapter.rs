@@ -47,7 +47,7 @@ impl Adapter {
     /// reply. The write itself clears the bits too, but its reply has no room for the mode: without this, the
     /// kernel would go on and execute the changed file with the privileges of its owner.
     fn end_privileges(&self, caller: &Caller, number: Ino, fh: Option<u64>) -> Result<Attr> {
-        let attr = self.fs.getattr(caller, number, fh)?;
+        let attr = self.fs.getattr(number, fh)?;
         let perm = without_privileges(attr.stat.perm);
         if attr.stat.kind != FileKind::File || perm == attr.stat.perm {
             return Ok(attr);
@@ -81,9 +81,9 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", || {
-            let looked = self.fs.lookup(&caller(req), ino(parent), name.as_bytes());
+            let looked = self.fs.lookup(ino(parent), name.as_bytes());
             reply::lookup(reply, looked, self.caching);
         });
     }
@@ -92,9 +92,9 @@ impl Filesystem for Adapter {
         guarded("forget", || self.fs.forget(ino(number), nlookup));
     }
 
-    fn getattr(&self, req: &Request, number: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _req: &Request, number: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         guarded("getattr", || {
-            reply::attr(reply, self.fs.getattr(&caller(req), ino(number), fh.map(u64::from)), self.caching);
+            reply::attr(reply, self.fs.getattr(ino(number), fh.map(u64::from)), self.caching);
         });
     }
 
@@ -150,12 +150,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", || reply::empty(reply, self.fs.unlink(&caller(req), ino(parent), name.as_bytes())));
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("unlink", || reply::empty(reply, self.fs.unlink(ino(parent), name.as_bytes())));
     }
 
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("rmdir", || reply::empty(reply, self.fs.rmdir(&caller(req), ino(parent), name.as_bytes())));
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("rmdir", || reply::empty(reply, self.fs.rmdir(ino(parent), name.as_bytes())));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -167,7 +167,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        req: &Request,
+        _req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -177,13 +177,13 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", || {
             let (from, to) = (at(parent, name), at(newparent, newname));
-            reply::empty(reply, self.fs.rename(&caller(req), &from, &to, convert::rename_flags(flags)));
+            reply::empty(reply, self.fs.rename(&from, &to, convert::rename_flags(flags)));
         });
     }
 
-    fn link(&self, req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+    fn link(&self, _req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         guarded("link", || {
-            reply::entry(reply, self.fs.link(&caller(req), ino(number), at(newparent, newname)), self.caching);
+            reply::entry(reply, self.fs.link(ino(number), at(newparent, newname)), self.caching);
         });
     }
 
@@ -258,8 +258,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        guarded("fsync", || reply::empty(reply, self.fs.fsync(&caller(req), fh.0, datasync)));
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        guarded("fsync", || reply::empty(reply, self.fs.fsync(fh.0, datasync)));
     }
 
     fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::bundle::{self, Header};
+use super::grant::TokenKey;
 use super::recovery::RecoveryKey;
 use super::slots::{self, MAX_SLOTS, Slot, SlotKind, UnlockSecret};
-use super::{KeyId, Keystore, KeystoreError, bundle_file};
+use super::{AccessKey, KeyId, Keystore, KeystoreError, bundle_file};
 
 impl Keystore {
     fn with_slot(&self, secret: &UnlockSecret, unlock_ms: u32) -> Result<(Vec<Slot>, u32), KeystoreError> {
@@ -23,6 +24,30 @@ impl Keystore {
     fn commit_slots(&mut self, slots: Vec<Slot>) -> Result<(), KeystoreError> {
         let keys = (*self.state.keys).clone();
         self.commit(slots, keys)
+    }
+
+    /// The key of the grant tokens of this keystore.
+    pub(super) fn grant_token_key(&self) -> TokenKey {
+        TokenKey::derive(&self.root)
+    }
+
+    /// Adds an access key. On error nothing has changed.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn add_access_key(&mut self, key: AccessKey) -> Result<(), KeystoreError> {
+        self.change(|keys| {
+            keys.put_access_key(key);
+            Ok(())
+        })
+    }
+
+    /// Takes an access key away. Whether it was there. On error nothing has changed.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn remove_access_key(&mut self, id: &str) -> Result<bool, KeystoreError> {
+        self.change(|keys| Ok(keys.remove_access_key(id)))
     }
 
     /// Adds a slot for `secret` and answers its number. On error nothing has changed.

@@ -13,7 +13,7 @@ use super::bundle_file::{self, BUNDLE_NAME};
 use super::keyset::KeySet;
 use super::keystore::{LOCK_WAIT, Verified};
 use super::slots::UnlockSecret;
-use super::{Keystore, KeystoreError, key, lock};
+use super::{Keystore, KeystoreError, clock, lock};
 use crate::crypto::Secret;
 
 /// What a restore did.
@@ -141,7 +141,7 @@ fn replace(file: &Path, dir: &Path, backup: &Header, bytes: &[u8]) -> Result<Pat
         Err(error) => return Err(error),
     };
     let free = |what: &str| {
-        let mut names = (key::now()..).map(|time| beside(dir, &format!(".{what}-{time}")));
+        let mut names = (clock::now()..).map(|time| beside(dir, &format!(".{what}-{time}")));
         names.find(|name| !name.exists()).expect("not every second has a directory")
     };
     let (fresh, aside) = (free("new"), free("replaced"));

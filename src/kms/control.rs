@@ -3,15 +3,18 @@
 //! Management operations take a key id or an alias. On error nothing has changed, but for [`KeystoreError::InDoubt`],
 //! which says that a change could be neither finished nor taken back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::key::{Cmk, KeyState, MAX_DESCRIPTION, Operation, now};
+use super::clock::now;
+use super::key::{AutomaticRotation, Cmk, DAY, KeyManager, KeyState, MAX_DESCRIPTION, Operation, RotationType};
+use super::key_spec::KeySpec;
 use super::keyset::{ALIAS_PREFIX, KeySet};
-use super::{KeyId, Keystore, KeystoreError, KmsError};
+use super::policy::Policy;
+use super::{Grant, KeyId, Keystore, KeystoreError, KmsError};
 
 const MAX_ALIAS: usize = 256;
 const RESERVED_PREFIX: &str = "alias/aws/";
-const DAY: u64 = 24 * 60 * 60;
 
 fn check_alias(name: &str) -> Result<(), KeystoreError> {
     let rest = name.strip_prefix(ALIAS_PREFIX).unwrap_or_default();
@@ -22,15 +25,47 @@ fn check_alias(name: &str) -> Result<(), KeystoreError> {
     Ok(())
 }
 
+/// What a new CMK is like.
+pub(super) struct NewKey<'a> {
+    pub(super) description: &'a str,
+    pub(super) spec: KeySpec,
+    pub(super) manager: KeyManager,
+    /// None is the mount policy.
+    pub(super) policy: Option<Policy>,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) rotation: Option<AutomaticRotation>,
+    /// A first name for it, which is new.
+    pub(super) alias: Option<&'a str>,
+}
+
+impl<'a> NewKey<'a> {
+    /// A symmetric one, under the mount policy.
+    pub(super) fn described(description: &'a str) -> Self {
+        Self {
+            description,
+            spec: KeySpec::Symmetric,
+            manager: KeyManager::Customer,
+            policy: None,
+            tags: BTreeMap::new(),
+            rotation: None,
+            alias: None,
+        }
+    }
+}
+
 impl Keystore {
-    fn change<T>(&mut self, edit: impl FnOnce(&mut KeySet) -> Result<T, KeystoreError>) -> Result<T, KeystoreError> {
+    /// Edits what the keystore holds, durably. On error nothing has changed.
+    pub(super) fn change<T>(
+        &mut self,
+        edit: impl FnOnce(&mut KeySet) -> Result<T, KeystoreError>,
+    ) -> Result<T, KeystoreError> {
         let mut keys = KeySet::clone(&self.state.keys);
         let answer = edit(&mut keys)?;
         self.commit(self.state.header.slots.clone(), keys)?;
         Ok(answer)
     }
 
-    fn change_key(
+    pub(super) fn change_key(
         &mut self,
         name: &str,
         operation: Operation,
@@ -49,19 +84,73 @@ impl Keystore {
         self.change_key(name, operation, |cmk| Ok(cmk.with_state(state)))
     }
 
-    /// CreateKey: a new, enabled CMK. On error nothing has changed.
+    /// CreateKey: a new, enabled, symmetric CMK under the mount policy. On error nothing has changed.
     ///
     /// # Errors
     /// [`KeystoreError::DescriptionTooLong`], or what [`KeystoreError`] says of writing.
     pub fn create_key(&mut self, description: &str) -> Result<KeyId, KeystoreError> {
-        if description.len() > MAX_DESCRIPTION {
+        self.create_cmk(NewKey::described(description))
+    }
+
+    /// CreateKey: a new, enabled CMK. On error nothing has changed.
+    ///
+    /// # Errors
+    /// [`KeystoreError::DescriptionTooLong`], [`KeystoreError::NoKeyPairs`], or what [`KeystoreError`] says of writing.
+    pub(super) fn create_cmk(&mut self, new: NewKey<'_>) -> Result<KeyId, KeystoreError> {
+        if new.description.chars().count() > MAX_DESCRIPTION {
             return Err(KeystoreError::DescriptionTooLong);
         }
+        let mut cmk = Cmk::generate(self.state.keys.free_number(), new.description)
+            .of_spec(new.spec)
+            .map_err(|_| KeystoreError::NoKeyPairs)?;
+        cmk.manager = new.manager;
+        cmk.policy = new.policy.map(Into::into);
+        cmk.tags = new.tags;
+        cmk.rotation = new.rotation;
         self.change(|keys| {
-            let cmk = Cmk::generate(keys.free_number(), description);
             let id = cmk.id.clone();
             keys.put(cmk);
+            if let Some(alias) = new.alias {
+                keys.put_alias(alias, id.clone());
+            }
             Ok(id)
+        })
+    }
+
+    /// Edits what is said about a CMK. On error nothing has changed.
+    ///
+    /// # Errors
+    /// [`KmsError::NotFound`], or of writing.
+    pub(super) fn edit(&mut self, id: &KeyId, edit: impl FnOnce(&mut Cmk)) -> Result<(), KeystoreError> {
+        self.change_key(&id.0, Operation::Look, |cmk| {
+            let mut edited = cmk.clone();
+            edit(&mut edited);
+            Ok(edited)
+        })
+    }
+
+    /// Adds a grant. On error nothing has changed.
+    ///
+    /// # Errors
+    /// [`KmsError::NotFound`] if its CMK is not there, or of writing.
+    pub(super) fn put_grant(&mut self, grant: Grant) -> Result<(), KeystoreError> {
+        self.change(|keys| {
+            keys.resolve(&grant.key.0)?;
+            keys.put_grant(grant);
+            Ok(())
+        })
+    }
+
+    /// Takes grants of a CMK away. On error nothing has changed.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub(super) fn remove_grants(&mut self, key: &KeyId, ids: &[String]) -> Result<(), KeystoreError> {
+        self.change(|keys| {
+            for id in ids {
+                keys.remove_grant(key, id);
+            }
+            Ok(())
         })
     }
 
@@ -152,7 +241,7 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError::Kms`] if it does not exist or is not enabled, [`KeystoreError::TooManyVersions`], or of writing.
     pub fn rotate(&mut self, name: &str) -> Result<u16, KeystoreError> {
-        self.change_key(name, Operation::Rotate, Cmk::rotated)?;
+        self.change_key(name, Operation::Rotate, |cmk| cmk.rotated(RotationType::OnDemand))?;
         Ok(self.state.keys.resolve(name)?.newest().number)
     }
 
@@ -182,12 +271,8 @@ impl Keystore {
     /// CancelKeyDeletion; the key is disabled afterwards, as with AWS KMS. On error nothing has changed.
     ///
     /// # Errors
-    /// [`KeystoreError::NotPending`], [`KmsError::NotFound`], or of writing.
+    /// [`KmsError::NotPending`], [`KmsError::NotFound`], or of writing.
     pub fn cancel_deletion(&mut self, name: &str) -> Result<(), KeystoreError> {
-        let cmk = self.state.keys.resolve(name)?;
-        if !cmk.state.permits(Operation::CancelDeletion) {
-            return Err(KeystoreError::NotPending(cmk.id.0.clone()));
-        }
         self.set_state(name, Operation::CancelDeletion, KeyState::Disabled)
     }
 }

@@ -108,14 +108,14 @@ pub enum KeystoreError {
     #[error("{0} exists already. Next: kmsfs key alias update, or choose another name")]
     AliasExists(String),
     /// A description is too long.
-    #[error("a description may have at most 8192 bytes")]
+    #[error("a description may have at most 8192 characters")]
     DescriptionTooLong,
     /// The waiting period is out of range.
     #[error("the waiting period must be 7 to 30 days, not {0}. Next: give --days")]
     WaitingPeriod(u32),
-    /// Cancelling what was never scheduled.
-    #[error("key {0} is not pending deletion")]
-    NotPending(String),
+    /// This build makes no key pairs.
+    #[error("this kmsfs was built without AWS-LC and has no asymmetric keys. Next: make a symmetric key")]
+    NoKeyPairs,
     /// All 65,535 versions are used.
     #[error("key {0} has as many versions of key material as fit. Next: create another key and point the alias at it")]
     TooManyVersions(String),

@@ -1,20 +1,20 @@
 //! Customer master keys: their states, their versions of key material, and what each state permits.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::now;
+use super::key_spec::KeySpec;
+use super::policy::Policy;
 use super::{KeyId, KeystoreError, KmsError};
-use crate::crypto::Secret;
+use crate::crypto::{Secret, derive};
 
 /// Longest description, in bytes.
 pub const MAX_DESCRIPTION: usize = 8192;
-
-/// Seconds since 1970. A clock before that counts as 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
+/// Length of a day in seconds.
+pub(super) const DAY: u64 = 24 * 60 * 60;
 
 /// The state of a CMK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +33,22 @@ pub enum KeyState {
 /// What can be asked of a CMK, as far as its state matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// GenerateDataKey, and ReEncrypt to this key.
+    /// Encrypt, GenerateDataKey and its kin, and ReEncrypt to this key.
     Wrap,
     /// Decrypt, and ReEncrypt from this key.
     Unwrap,
-    /// EnableKey or DisableKey.
-    EnableOrDisable,
+    /// GetPublicKey.
+    PublicKey,
+    /// CreateGrant.
+    CreateGrant,
+    /// EnableKeyRotation or DisableKeyRotation.
+    ConfigureRotation,
     /// RotateKeyOnDemand.
     Rotate,
+    /// EnableKey or DisableKey.
+    EnableOrDisable,
+    /// UpdateKeyDescription, TagResource and UntagResource.
+    Annotate,
     /// ScheduleKeyDeletion.
     ScheduleDeletion,
     /// CancelKeyDeletion.
@@ -49,22 +57,144 @@ pub enum Operation {
     AliasTarget,
     /// Destroying an old version of its key material.
     Retire,
+    /// PutKeyPolicy.
+    SetPolicy,
+    /// Everything else: looking at it, and ending grants.
+    Look,
+}
+
+impl Operation {
+    /// Whether it changes a key, which nobody does with a service managed one.
+    fn edits(self) -> bool {
+        use Operation::{
+            AliasTarget, Annotate, CancelDeletion, ConfigureRotation, CreateGrant, EnableOrDisable, Look, PublicKey,
+            Retire, Rotate, ScheduleDeletion, SetPolicy, Unwrap, Wrap,
+        };
+        match self {
+            Wrap | Unwrap | PublicKey | CreateGrant | Look => false,
+            ConfigureRotation | Rotate | EnableOrDisable | Annotate | ScheduleDeletion | CancelDeletion
+            | AliasTarget | Retire | SetPolicy => true,
+        }
+    }
 }
 
 impl KeyState {
-    /// The one table of what is allowed when (AWS KMS developer guide, "Key states"). Reading metadata is always allowed.
+    /// The one table of what is allowed when (AWS KMS developer guide, "Key states").
     pub fn permits(self, operation: Operation) -> bool {
-        use Operation::{AliasTarget, CancelDeletion, EnableOrDisable, Retire, Rotate, ScheduleDeletion, Unwrap, Wrap};
+        use Operation::{
+            AliasTarget, Annotate, CancelDeletion, ConfigureRotation, CreateGrant, EnableOrDisable, Look, PublicKey,
+            Retire, Rotate, ScheduleDeletion, SetPolicy, Unwrap, Wrap,
+        };
         match operation {
-            Wrap | Unwrap | Rotate => self == Self::Enabled,
-            EnableOrDisable | ScheduleDeletion | AliasTarget | Retire => !self.is_pending(),
+            Wrap | Unwrap | PublicKey | CreateGrant | ConfigureRotation | Rotate => self == Self::Enabled,
+            EnableOrDisable | Annotate | ScheduleDeletion | AliasTarget | Retire => !self.is_pending(),
             CancelDeletion => self.is_pending(),
+            SetPolicy | Look => true,
         }
     }
 
-    fn is_pending(self) -> bool {
+    /// Whether its deletion is scheduled.
+    pub fn is_pending(self) -> bool {
         matches!(self, Self::PendingDeletion { .. })
     }
+
+    /// AWS's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "Enabled",
+            Self::Disabled => "Disabled",
+            Self::PendingDeletion { .. } => "PendingDeletion",
+        }
+    }
+}
+
+/// Who looks after a CMK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyManager {
+    /// The owner of the keystore.
+    #[default]
+    Customer,
+    /// kmsfs itself: nobody edits it.
+    Service,
+}
+
+/// Why a version of key material was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RotationType {
+    /// A period was over.
+    Automatic,
+    /// Somebody asked for it.
+    OnDemand,
+}
+
+/// Automatic rotation, which is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutomaticRotation {
+    /// When it was turned on, in unix seconds: periods count from here, whatever else happens.
+    pub enabled: u64,
+    /// The period, 90 to 2560 days.
+    pub period_days: u32,
+}
+
+impl AutomaticRotation {
+    /// When the next rotation is due, if the last automatic one was at `last`, in unix seconds.
+    fn next(self, last: u64) -> u64 {
+        let period = u64::from(self.period_days.max(1)) * DAY;
+        let passed = last.saturating_sub(self.enabled) / period;
+        self.enabled.saturating_add((passed + 1).saturating_mul(period))
+    }
+}
+
+/// A key policy that was stored. One that this version cannot read any more leaves the key to the owner alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct KeyPolicy {
+    text: String,
+    read: Arc<Policy>,
+}
+
+impl KeyPolicy {
+    /// The document, as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<Policy> for KeyPolicy {
+    fn from(policy: Policy) -> Self {
+        Self { text: policy.text().to_owned(), read: Arc::new(policy) }
+    }
+}
+
+impl From<String> for KeyPolicy {
+    fn from(text: String) -> Self {
+        let read = Policy::parse(&text).unwrap_or_else(|_| Policy::default_for_api());
+        Self { text, read: Arc::new(read) }
+    }
+}
+
+impl From<KeyPolicy> for String {
+    fn from(policy: KeyPolicy) -> Self {
+        policy.text
+    }
+}
+
+/// The policy of every key that has none of its own.
+static MOUNT_POLICY: LazyLock<KeyPolicy> = LazyLock::new(|| Policy::mount_default().into());
+
+/// A key pair at rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedPair {
+    /// SubjectPublicKeyInfo, DER.
+    #[serde(with = "super::base64")]
+    pub public: Vec<u8>,
+    /// The private key as PKCS#8, DER, sealed under the version's material: `nonce 12 | ciphertext | tag 16`.
+    #[serde(with = "super::base64")]
+    pub(super) sealed: Vec<u8>,
 }
 
 /// One generation of a CMK's secret.
@@ -74,19 +204,21 @@ pub struct KeyVersion {
     pub number: u16,
     /// When it was made, in unix seconds.
     pub created: u64,
-    material: Material,
+    /// What made it; `None` for the first one, and where it was not recorded.
+    pub rotation: Option<RotationType>,
+    pub(super) material: Material,
 }
 
 #[derive(Debug, Clone)]
-enum Material {
+pub(super) enum Material {
     Whole(Arc<Secret<32>>),
     /// Since then, in unix seconds.
     Destroyed(u64),
 }
 
 impl KeyVersion {
-    fn generate(number: u16) -> Self {
-        Self { number, created: now(), material: Material::Whole(Arc::new(Secret::random())) }
+    fn generate(number: u16, rotation: Option<RotationType>) -> Self {
+        Self { number, created: now(), rotation, material: Material::Whole(Arc::new(Secret::random())) }
     }
 
     /// When its material was destroyed, in unix seconds. `None` if it was not.
@@ -119,8 +251,20 @@ pub struct Cmk {
     pub created: u64,
     /// Its state.
     pub state: KeyState,
+    /// Its kind.
+    pub spec: KeySpec,
+    /// Who looks after it.
+    pub manager: KeyManager,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its policy. A key without one has the mount policy.
+    pub policy: Option<KeyPolicy>,
+    /// Automatic rotation, if it is on.
+    pub rotation: Option<AutomaticRotation>,
+    /// Its key pair, if it is asymmetric: then it has one version only.
+    pub(super) pair: Option<SealedPair>,
     // Never empty; the numbers grow by one; the last one is never destroyed.
-    versions: Vec<KeyVersion>,
+    pub(super) versions: Vec<KeyVersion>,
 }
 
 impl Cmk {
@@ -132,7 +276,13 @@ impl Cmk {
             description: description.to_owned(),
             created: now(),
             state: KeyState::Enabled,
-            versions: vec![KeyVersion::generate(1)],
+            spec: KeySpec::Symmetric,
+            manager: KeyManager::Customer,
+            tags: BTreeMap::new(),
+            policy: None,
+            rotation: None,
+            pair: None,
+            versions: vec![KeyVersion::generate(1, None)],
         }
     }
 
@@ -165,14 +315,18 @@ impl Cmk {
     /// Refuses what the state forbids.
     ///
     /// # Errors
-    /// [`KmsError::Disabled`] or [`KmsError::InvalidState`], as AWS KMS does; [`KmsError::NotFound`] once its deletion date
-    /// has passed.
+    /// [`KmsError::Disabled`], [`KmsError::InvalidState`] or [`KmsError::NotPending`], as AWS KMS does; [`KmsError::NotFound`]
+    /// once its deletion date has passed; [`KmsError::ServiceManaged`].
     pub fn require(&self, operation: Operation) -> Result<(), KmsError> {
         if self.is_gone() {
             return Err(KmsError::NotFound(self.id.0.clone()));
         }
+        if self.manager == KeyManager::Service && operation.edits() {
+            return Err(KmsError::ServiceManaged(self.id.0.clone()));
+        }
         match self.state {
             state if state.permits(operation) => Ok(()),
+            _ if operation == Operation::CancelDeletion => Err(KmsError::NotPending(self.id.0.clone())),
             KeyState::PendingDeletion { .. } => Err(KmsError::InvalidState(self.id.0.clone())),
             KeyState::Enabled | KeyState::Disabled => Err(KmsError::Disabled(self.id.0.clone())),
         }
@@ -183,12 +337,52 @@ impl Cmk {
         Self { state, ..self.clone() }
     }
 
+    /// The policy that counts for it.
+    pub fn policy(&self) -> &Policy {
+        &self.policy_record().read
+    }
+
+    /// The text of the policy that counts for it.
+    pub fn policy_text(&self) -> &str {
+        self.policy_record().text()
+    }
+
+    fn policy_record(&self) -> &KeyPolicy {
+        self.policy.as_ref().unwrap_or(&MOUNT_POLICY)
+    }
+
+    /// The public id of one version of its key material, 64 hexadecimal digits: it tells versions apart and says nothing
+    /// about the secret.
+    pub fn material_id(&self, version: u16) -> String {
+        let name = format!("kmsfs1 material {} {version}", self.id.0);
+        data_encoding::HEXLOWER.encode(&derive::sha256(name.as_bytes()))
+    }
+
+    /// When the next automatic rotation is due, in unix seconds. It may be in the past: a key that is not enabled is not
+    /// rotated, and is at once when it is enabled again.
+    pub fn next_rotation(&self) -> Option<u64> {
+        let automatic = self.versions.iter().rev().find(|version| version.rotation == Some(RotationType::Automatic));
+        // A rotation before this schedule began does not count in it.
+        self.rotation.map(|rotation| rotation.next(automatic.map_or(0, |version| version.created)))
+    }
+
+    /// Whether an automatic rotation is to be made now.
+    pub(super) fn is_rotation_due(&self) -> bool {
+        self.state == KeyState::Enabled && self.next_rotation().is_some_and(|due| due <= now())
+    }
+
+    /// How often it was rotated on demand.
+    pub fn on_demand_rotations(&self) -> usize {
+        let others = [None, Some(RotationType::OnDemand)];
+        self.versions.iter().skip(1).filter(|version| others.contains(&version.rotation)).count()
+    }
+
     /// The same CMK with one version more.
-    pub(super) fn rotated(&self) -> Result<Self, KeystoreError> {
+    pub(super) fn rotated(&self, why: RotationType) -> Result<Self, KeystoreError> {
         let number =
             self.newest().number.checked_add(1).ok_or_else(|| KeystoreError::TooManyVersions(self.id.0.clone()))?;
         let mut rotated = self.clone();
-        rotated.versions.push(KeyVersion::generate(number));
+        rotated.versions.push(KeyVersion::generate(number, Some(why)));
         Ok(rotated)
     }
 
@@ -206,71 +400,6 @@ impl Cmk {
         }
         version.material = Material::Destroyed(now());
         Ok(retired)
-    }
-}
-
-/// The part of a CMK that is no secret, as it is sealed.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CmkRecord {
-    id: KeyId,
-    number: u32,
-    description: String,
-    created: u64,
-    state: KeyState,
-    // Version 1 first, without gaps.
-    versions: Vec<VersionRecord>,
-}
-
-/// When a version was made, in unix seconds, and when it was destroyed.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum VersionRecord {
-    Whole(u64),
-    Destroyed { created: u64, destroyed: u64 },
-}
-
-impl VersionRecord {
-    fn of(version: &KeyVersion) -> Self {
-        let created = version.created;
-        version.destroyed().map_or(Self::Whole(created), |destroyed| Self::Destroyed { created, destroyed })
-    }
-}
-
-impl CmkRecord {
-    pub(super) fn of(cmk: &Cmk) -> Self {
-        Self {
-            id: cmk.id.clone(),
-            number: cmk.number,
-            description: cmk.description.clone(),
-            created: cmk.created,
-            state: cmk.state,
-            versions: cmk.versions.iter().map(VersionRecord::of).collect(),
-        }
-    }
-
-    /// The CMK; each version that was not destroyed takes the next secret of 32 bytes. `None` if they do not suffice, or
-    /// if there is no version or the newest one was destroyed.
-    pub(super) fn with_secrets(self, mut next: impl FnMut() -> Option<Secret<32>>) -> Option<Cmk> {
-        if !matches!(self.versions.last()?, VersionRecord::Whole(_)) || self.versions.len() > usize::from(u16::MAX) {
-            return None;
-        }
-        let mut versions = Vec::with_capacity(self.versions.len());
-        for (number, record) in (1..=u16::MAX).zip(self.versions) {
-            let (created, material) = match record {
-                VersionRecord::Whole(created) => (created, Material::Whole(Arc::new(next()?))),
-                VersionRecord::Destroyed { created, destroyed } => (created, Material::Destroyed(destroyed)),
-            };
-            versions.push(KeyVersion { number, created, material });
-        }
-        Some(Cmk {
-            id: self.id,
-            number: self.number,
-            description: self.description,
-            created: self.created,
-            state: self.state,
-            versions,
-        })
     }
 }
 
@@ -294,7 +423,7 @@ mod tests {
     #[test]
     fn rotation_adds_a_version_and_keeps_the_old_secret() {
         let one = Cmk::generate(1, "");
-        let two = one.rotated().unwrap();
+        let two = one.rotated(RotationType::OnDemand).unwrap();
         assert_eq!(two.newest().number, 2);
         assert_eq!(two.version(1).unwrap().material(), one.newest().material());
         assert_ne!(two.newest().material(), one.newest().material());
@@ -303,7 +432,8 @@ mod tests {
 
     #[test]
     fn a_version_that_was_destroyed_is_remembered_and_the_newest_one_stays() {
-        let three = Cmk::generate(1, "").rotated().unwrap().rotated().unwrap();
+        let three =
+            Cmk::generate(1, "").rotated(RotationType::OnDemand).unwrap().rotated(RotationType::OnDemand).unwrap();
         let left = three.without(2).unwrap();
         assert!(left.version(2).unwrap().destroyed().is_some() && left.version(2).unwrap().material().is_none());
         assert_eq!(left.version(3).unwrap().material(), three.version(3).unwrap().material());
@@ -312,7 +442,7 @@ mod tests {
         for number in [0, 4] {
             assert!(matches!(left.without(number), Err(KeystoreError::NoSuchVersion { .. })));
         }
-        assert_eq!(left.rotated().unwrap().newest().number, 4);
+        assert_eq!(left.rotated(RotationType::OnDemand).unwrap().newest().number, 4);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The state of a keystore in memory: CMKs and aliases, immutable once shared, and its plain encoding.
+//! The state of a keystore in memory: CMKs, aliases, grants and access keys, immutable once shared, and its plain encoding.
 //!
 //! Encoding: `length u32 | JSON | secrets`. The secrets stand outside of the JSON, 32 bytes each, in the order of keys
 //! and versions, so that no serialiser ever copies one into a buffer that is not wiped.
@@ -10,8 +10,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::key::{self, Cmk, CmkRecord, KeyVersion};
-use super::{InvalidCiphertext, KeyId, KmsError};
+use super::clock::now;
+use super::key::{Cmk, KeyState, KeyVersion, RotationType};
+use super::key_record::CmkRecord;
+use super::{AccessKey, Grant, InvalidCiphertext, KeyId, KmsError};
 use crate::crypto::{Secret, random};
 
 /// Prefix of every alias.
@@ -21,16 +23,69 @@ pub const ALIAS_PREFIX: &str = "alias/";
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) cmks: Vec<Cmk>,
-    pub(super) aliases: BTreeMap<String, KeyId>,
+    pub(super) aliases: BTreeMap<String, Alias>,
     pub(super) deleted: Vec<DeletedKey>,
+    pub(super) grants: Vec<Grant>,
+    pub(super) access_keys: Vec<AccessKey>,
 }
 
-/// CMKs and aliases. Cloning copies pointers; secrets are shared, never copied.
+/// What an alias names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "AliasRecord", into = "AliasRecord")]
+pub struct Alias {
+    /// The CMK.
+    pub target: KeyId,
+    /// When it was made, in unix seconds; `None` in keystores that did not record it.
+    pub created: Option<u64>,
+    /// When it was last pointed at a CMK.
+    pub updated: Option<u64>,
+}
+
+/// An alias as it is sealed: the id of its target, or that and more.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum AliasRecord {
+    Target(KeyId),
+    Full(FullAlias),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FullAlias {
+    key: KeyId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updated: Option<u64>,
+}
+
+impl From<AliasRecord> for Alias {
+    fn from(record: AliasRecord) -> Self {
+        match record {
+            AliasRecord::Target(target) => Self { target, created: None, updated: None },
+            AliasRecord::Full(FullAlias { key, created, updated }) => Self { target: key, created, updated },
+        }
+    }
+}
+
+impl From<Alias> for AliasRecord {
+    fn from(alias: Alias) -> Self {
+        match (alias.created, alias.updated) {
+            (None, None) => Self::Target(alias.target),
+            (created, updated) => Self::Full(FullAlias { key: alias.target, created, updated }),
+        }
+    }
+}
+
+/// Everything that a keystore holds. Cloning copies pointers; secrets are shared, never copied.
 #[derive(Debug, Clone, Default)]
 pub struct KeySet {
     keys: BTreeMap<KeyId, Arc<Cmk>>,
     by_number: HashMap<u32, Arc<Cmk>>,
-    aliases: BTreeMap<String, KeyId>,
+    aliases: BTreeMap<String, Alias>,
+    // By the CMK and then by their own ids, so that those of one CMK are found together.
+    grants: BTreeMap<KeyId, BTreeMap<String, Arc<Grant>>>,
+    access_keys: BTreeMap<String, Arc<AccessKey>>,
     // By number: no other CMK may get one of these, and blobs under them are told from damaged ones.
     deleted: BTreeMap<u32, DeletedKey>,
 }
@@ -55,12 +110,42 @@ impl KeySet {
 
     /// All aliases with their targets, by name.
     pub fn aliases(&self) -> impl Iterator<Item = (&str, &KeyId)> {
-        self.aliases.iter().map(|(name, id)| (name.as_str(), id))
+        self.aliases.iter().map(|(name, alias)| (name.as_str(), &alias.target))
+    }
+
+    /// All aliases, by name, with what is known of them.
+    pub fn alias_entries(&self) -> impl Iterator<Item = (&str, &Alias)> {
+        self.aliases.iter().map(|(name, alias)| (name.as_str(), alias))
     }
 
     /// The target of an alias.
     pub fn alias(&self, name: &str) -> Option<&KeyId> {
-        self.aliases.get(name)
+        self.aliases.get(name).map(|alias| &alias.target)
+    }
+
+    /// The grants of a CMK, by id, those that have expired among them.
+    pub fn grants(&self, key: &KeyId) -> impl Iterator<Item = &Arc<Grant>> {
+        self.grants.get(key).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All grants, by CMK and id.
+    pub fn all_grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.grants.values().flat_map(BTreeMap::values)
+    }
+
+    /// One grant of a CMK.
+    pub fn grant(&self, key: &KeyId, id: &str) -> Option<&Arc<Grant>> {
+        self.grants.get(key)?.get(id)
+    }
+
+    /// All access keys, by id.
+    pub fn access_keys(&self) -> impl Iterator<Item = &Arc<AccessKey>> {
+        self.access_keys.values()
+    }
+
+    /// The access key with this id.
+    pub fn access_key(&self, id: &str) -> Option<&Arc<AccessKey>> {
+        self.access_keys.get(id)
     }
 
     /// The CMK that blobs call `number`.
@@ -73,8 +158,7 @@ impl KeySet {
     /// # Errors
     /// [`KmsError::NotFound`].
     pub fn resolve(&self, name: &str) -> Result<&Arc<Cmk>, KmsError> {
-        let id =
-            if name.starts_with(ALIAS_PREFIX) { self.aliases.get(name).cloned() } else { Some(KeyId(name.to_owned())) };
+        let id = if name.starts_with(ALIAS_PREFIX) { self.alias(name).cloned() } else { Some(KeyId(name.to_owned())) };
         id.and_then(|id| self.keys.get(&id)).ok_or_else(|| KmsError::NotFound(name.to_owned()))
     }
 
@@ -117,14 +201,15 @@ impl KeySet {
         self.keys.insert(cmk.id.clone(), cmk);
     }
 
-    /// Deletes the CMKs whose waiting period is over, with their aliases; answers which.
+    /// Deletes the CMKs whose waiting period is over, with their aliases and grants; answers which.
     pub(super) fn delete_gone(&mut self) -> Vec<KeyId> {
         let gone: Vec<Arc<Cmk>> = self.keys.values().filter(|cmk| cmk.is_gone()).cloned().collect();
         for cmk in &gone {
             self.keys.remove(&cmk.id);
             self.by_number.remove(&cmk.number);
-            self.aliases.retain(|_, target| *target != cmk.id);
-            self.put_deleted(DeletedKey { id: cmk.id.clone(), number: cmk.number, deleted: key::now() });
+            self.aliases.retain(|_, alias| alias.target != cmk.id);
+            self.grants.remove(&cmk.id);
+            self.put_deleted(DeletedKey { id: cmk.id.clone(), number: cmk.number, deleted: now() });
         }
         gone.iter().map(|cmk| cmk.id.clone()).collect()
     }
@@ -135,7 +220,61 @@ impl KeySet {
 
     /// Points an alias at a key, which must be in the set.
     pub(super) fn put_alias(&mut self, name: &str, target: KeyId) {
-        self.aliases.insert(name.to_owned(), target);
+        let now = Some(now());
+        let created = self.aliases.get(name).map_or(now, |alias| alias.created);
+        self.aliases.insert(name.to_owned(), Alias { target, created, updated: now });
+    }
+
+    /// Adds a grant of a key, which must be in the set.
+    pub(super) fn put_grant(&mut self, grant: Grant) {
+        self.grants.entry(grant.key.clone()).or_default().insert(grant.id.clone(), Arc::new(grant));
+    }
+
+    /// Takes a grant away. Whether it was there.
+    pub(super) fn remove_grant(&mut self, key: &KeyId, id: &str) -> bool {
+        self.grants.get_mut(key).is_some_and(|grants| grants.remove(id).is_some())
+    }
+
+    /// Adds an access key.
+    pub(super) fn put_access_key(&mut self, key: AccessKey) {
+        self.access_keys.insert(key.id.clone(), Arc::new(key));
+    }
+
+    /// Takes an access key away. Whether it was there.
+    pub(super) fn remove_access_key(&mut self, id: &str) -> bool {
+        self.access_keys.remove(id).is_some()
+    }
+
+    /// Gives every CMK whose automatic rotation is due one version more, however many periods have passed; answers which.
+    pub(super) fn rotate_due(&mut self) -> Vec<KeyId> {
+        let due: Vec<Arc<Cmk>> = self.keys.values().filter(|cmk| cmk.is_rotation_due()).cloned().collect();
+        let rotated = due.iter().filter_map(|cmk| cmk.rotated(RotationType::Automatic).ok());
+        rotated
+            .map(|cmk| {
+                let id = cmk.id.clone();
+                self.put(cmk);
+                id
+            })
+            .collect()
+    }
+
+    /// Takes away the grants that have ended by themselves; answers how many.
+    pub(super) fn drop_expired_grants(&mut self) -> usize {
+        let (now, before) = (now(), self.all_grants().count());
+        for grants in self.grants.values_mut() {
+            grants.retain(|_, grant| !grant.is_expired(now));
+        }
+        before - self.all_grants().count()
+    }
+
+    /// When something happens by itself next, in unix seconds: a rotation or a deletion.
+    pub fn next_event(&self) -> Option<u64> {
+        let of_key = |cmk: &Arc<Cmk>| match cmk.state {
+            KeyState::Enabled => cmk.next_rotation(),
+            KeyState::PendingDeletion { deletion_date } => Some(deletion_date),
+            KeyState::Disabled => None,
+        };
+        self.keys.values().filter_map(of_key).min()
     }
 
     /// Takes an alias away.
@@ -143,22 +282,25 @@ impl KeySet {
         self.aliases.remove(name);
     }
 
-    /// Only these CMKs, with their aliases, and all that is known of deleted ones.
+    /// Only these CMKs, with their aliases and grants, and all that is known of deleted ones. No access keys: those are for
+    /// the keystore's own door.
     pub(super) fn subset(&self, ids: &[KeyId]) -> Result<Self, KmsError> {
         let mut subset = Self::default();
         for id in ids {
             subset.put(Cmk::clone(self.resolve(&id.0)?));
         }
-        let aliases = self.aliases.iter().filter(|(_, id)| subset.keys.contains_key(id));
-        subset.aliases = aliases.map(|(name, id)| (name.clone(), id.clone())).collect();
+        let aliases = self.aliases.iter().filter(|(_, alias)| subset.keys.contains_key(&alias.target));
+        subset.aliases = aliases.map(|(name, alias)| (name.clone(), alias.clone())).collect();
+        let grants = self.grants.iter().filter(|(id, _)| subset.keys.contains_key(id));
+        subset.grants = grants.map(|(id, grants)| (id.clone(), grants.clone())).collect();
         subset.deleted.clone_from(&self.deleted);
         Ok(subset)
     }
 
-    /// The set of these parts. `None` if ids or numbers repeat or an alias points nowhere.
+    /// The set of these parts. `None` if ids or numbers repeat, or an alias or a grant points nowhere.
     pub(super) fn assemble(parts: Parts) -> Option<Self> {
-        let Parts { cmks, aliases, deleted } = parts;
-        let counts = (cmks.len(), deleted.len());
+        let Parts { cmks, aliases, deleted, grants, access_keys } = parts;
+        let counts = (cmks.len(), deleted.len(), grants.len(), access_keys.len());
         let mut set = Self { aliases, ..Self::default() };
         for cmk in cmks {
             set.put(cmk);
@@ -166,8 +308,16 @@ impl KeySet {
         for deleted in deleted {
             set.put_deleted(deleted);
         }
-        let whole = (set.keys.len(), set.deleted.len()) == counts && set.by_number.len() == counts.0;
-        (whole && set.aliases.values().all(|id| set.keys.contains_key(id))).then_some(set)
+        for grant in grants {
+            set.put_grant(grant);
+        }
+        for key in access_keys {
+            set.put_access_key(key);
+        }
+        let found = (set.keys.len(), set.deleted.len(), set.all_grants().count(), set.access_keys.len());
+        let whole = found == counts && set.by_number.len() == counts.0;
+        let mut targets = set.aliases.values().map(|alias| &alias.target).chain(set.grants.keys());
+        (whole && targets.all(|id| set.keys.contains_key(id))).then_some(set)
     }
 
     /// The plain encoding; equal sets have equal encodings.
@@ -176,18 +326,21 @@ impl KeySet {
             keys: self.keys().map(|cmk| CmkRecord::of(cmk)).collect(),
             aliases: self.aliases.clone(),
             deleted: self.deleted().cloned().collect(),
+            grants: self.all_grants().map(|grant| Grant::clone(grant)).collect(),
+            access_keys: self.access_keys().map(|key| AccessKey::clone(key)).collect(),
         };
         encode(&record, self.keys.values().map(AsRef::as_ref))
     }
 
     /// What [`KeySet::encode`] encoded; `None` for anything else.
     pub(super) fn decode(plain: &[u8]) -> Option<Self> {
-        let (record, mut secrets): (SetRecord, _) = split(plain)?;
+        let (mut record, mut secrets): (SetRecord, _) = split(plain)?;
         let mut cmks = Vec::new();
-        for record in record.keys {
+        for record in std::mem::take(&mut record.keys) {
             cmks.push(with_secrets(record, &mut secrets)?);
         }
-        let parts = Parts { cmks, aliases: record.aliases, deleted: record.deleted };
+        let SetRecord { aliases, deleted, grants, access_keys, .. } = record;
+        let parts = Parts { cmks, aliases, deleted, grants, access_keys };
         secrets.is_empty().then(|| Self::assemble(parts))?
     }
 }
@@ -204,13 +357,35 @@ pub(super) fn decode_cmk(plain: &[u8]) -> Option<Cmk> {
     secrets.is_empty().then_some(cmk)
 }
 
+/// Encodes one alias by itself: the id of its target as it is, if nothing else is known.
+pub(super) fn encode_alias(alias: &Alias) -> Vec<u8> {
+    match AliasRecord::from(alias.clone()) {
+        AliasRecord::Target(id) => id.0.into_bytes(),
+        full @ AliasRecord::Full(_) => serde_json::to_vec(&full).expect("an alias is a plain structure"),
+    }
+}
+
+/// What [`encode_alias`] encoded; `None` for anything else.
+pub(super) fn decode_alias(plain: &[u8]) -> Option<Alias> {
+    let record = if plain.first() == Some(&b'{') {
+        AliasRecord::Full(serde_json::from_slice(plain).ok()?)
+    } else {
+        AliasRecord::Target(KeyId(String::from_utf8(plain.to_vec()).ok()?))
+    };
+    Some(record.into())
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SetRecord {
     keys: Vec<CmkRecord>,
-    aliases: BTreeMap<String, KeyId>,
+    aliases: BTreeMap<String, Alias>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deleted: Vec<DeletedKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    grants: Vec<Grant>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    access_keys: Vec<AccessKey>,
 }
 
 fn encode<'a>(record: &impl Serialize, cmks: impl Iterator<Item = &'a Cmk> + Clone) -> Zeroizing<Vec<u8>> {
@@ -246,11 +421,11 @@ fn with_secrets(record: CmkRecord, secrets: &mut &[u8]) -> Option<Cmk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kms::key::KeyState;
+    use crate::kms::key::{KeyState, RotationType};
 
     fn sample() -> KeySet {
         let mut set = KeySet::default();
-        let cmk = Cmk::generate(set.free_number(), "one").rotated().unwrap();
+        let cmk = Cmk::generate(set.free_number(), "one").rotated(RotationType::OnDemand).unwrap();
         set.put_alias("alias/one", cmk.id.clone());
         set.put(cmk);
         set.put(Cmk::generate(set.free_number(), "two"));

@@ -17,7 +17,7 @@ use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
 use super::keyset::KeySet;
 use super::recovery::RecoveryKey;
 use super::slots::{self, Slot, UnlockSecret};
-use super::{KeyId, KeystoreError, audit, key, lock};
+use super::{KeyId, KeystoreError, audit, clock, lock};
 use crate::crypto::Secret;
 use records::{OpenFailure, Records};
 
@@ -58,6 +58,7 @@ pub struct Keystore {
     in_doubt: Option<String>,
     restored: Option<String>,
     deleted: Vec<KeyId>,
+    rotated: Vec<KeyId>,
     // Last: the records are closed before the lock is released.
     _lock: File,
 }
@@ -135,6 +136,7 @@ impl LockedKeystore {
             in_doubt: None,
             restored,
             deleted: Vec::new(),
+            rotated: Vec::new(),
             _lock: self.lock,
         };
         opened.catch_up();
@@ -166,7 +168,7 @@ fn replace_records(dir: &Path, state: &State, root: &Secret<32>) -> Result<(Reco
     let path = dir.join(RECORDS_NAME);
     let mut aside = None;
     if path.exists() {
-        let mut names = (key::now()..).map(|time| dir.join(format!("{ASIDE_PREFIX}{time}")));
+        let mut names = (clock::now()..).map(|time| dir.join(format!("{ASIDE_PREFIX}{time}")));
         let free = names.find(|name| !name.exists()).expect("not every second has a damaged keystore");
         fs::rename(&path, &free).map_err(KeystoreError::io("move aside", &path))?;
         aside = Some(free);
@@ -245,6 +247,7 @@ impl Keystore {
             in_doubt: None,
             restored: None,
             deleted: Vec::new(),
+            rotated: Vec::new(),
             _lock: lock,
         };
         let UnlockSecret::RecoveryKey(recovery) = recovery_secret else { unreachable!("it was made as one above") };
@@ -296,6 +299,11 @@ impl Keystore {
     /// The CMKs whose deletion date had passed, and which were destroyed when it was opened.
     pub fn deleted(&self) -> &[KeyId] {
         &self.deleted
+    }
+
+    /// The CMKs that were given a version more because their automatic rotation was due.
+    pub fn rotated(&self) -> &[KeyId] {
+        &self.rotated
     }
 
     /// Where it is.

@@ -18,7 +18,7 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::slots::UnlockSecret;
 use super::{
-    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
+    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
     audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
@@ -219,12 +219,12 @@ impl LocalKms {
     }
 
     fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
-        let blob = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?;
+        let blob = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
         let Origin { number, version } = blob.origin;
         let invalid = KmsError::InvalidCiphertext;
         let cmk = keys.of_blob(number)?;
         let material = Self::unwrapping(cmk, version)?;
-        let data_key = blob.open(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
+        let data_key = blob.unwrap_key(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
         Ok((data_key, Arc::clone(cmk)))
     }
 
@@ -242,14 +242,14 @@ impl LocalKms {
         cmk.require(Operation::Wrap)?;
         let (version, material) = cmk.wrapping();
         let origin = Origin { number: cmk.number, version };
-        Ok(blob::seal(origin, material, data_key, context))
+        Ok(blob::seal(origin, material, data_key.expose(), context))
     }
 }
 
 impl Kms for LocalKms {
     fn generate_data_key(
         &self,
-        _caller: &Caller,
+        _requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
@@ -259,13 +259,17 @@ impl Kms for LocalKms {
         Ok((data_key, blob))
     }
 
-    fn decrypt(&self, _caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+    fn decrypt(
+        &self,
+        _requester: Requester<'_>,
+        blob: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<DataKey, KmsError> {
         Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
     }
 
     fn re_encrypt(
         &self,
-        _caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,
@@ -278,14 +282,14 @@ impl Kms for LocalKms {
     }
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {
-        let origin = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let origin = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let keys = self.keys();
         let cmk = keys.resolve(&key.0)?;
         Ok(origin == Origin { number: cmk.number, version: cmk.newest().number })
     }
 
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError> {
-        let Origin { number, version } = Blob::parse(blob).map_err(KmsError::InvalidCiphertext)?.origin;
+        let Origin { number, version } = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?.origin;
         let unknown = KmsError::InvalidCiphertext(InvalidCiphertext::UnknownKey(number));
         let key = self.keys().id_of(number).cloned().ok_or(unknown)?;
         Ok(KeyOrigin { key, version })

@@ -9,20 +9,29 @@
 //! - a mutation is durable before it is answered, and the bundle mirrors it.
 
 mod access;
+mod access_key;
+mod asymmetric;
 pub mod audit;
+pub mod authorize;
 mod backup;
+mod base64;
 mod blob;
 mod bundle;
 mod bundle_file;
+mod clock;
 mod context;
 mod control;
 mod error;
-mod grant;
+pub mod explain;
+pub mod grant;
 mod key;
+mod key_record;
+mod key_spec;
 mod keyset;
 mod keystore;
 mod local;
 mod lock;
+pub mod policy;
 mod principal;
 mod recovery;
 mod sealer;
@@ -31,14 +40,16 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
 pub use bundle::Header as KeystoreHeader;
 pub use bundle_file::{BUNDLE_NAME, read_bundle_header};
 pub use context::{ContextError, EncryptionContext};
 pub use error::KeystoreError;
 pub use grant::{Constraint, Grant};
-pub use key::{Cmk, KeyState, KeyVersion, Operation};
-pub use keyset::{DeletedKey, KeySet};
+pub use key::{AutomaticRotation, Cmk, KeyManager, KeyState, KeyVersion, Operation, RotationType, SealedPair};
+pub use key_spec::KeySpec;
+pub use keyset::{Alias, DeletedKey, KeySet};
 pub use keystore::{Keystore, LockedKeystore, Part, Verified};
 pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
@@ -56,6 +67,32 @@ pub struct Caller {
     pub gid: u32,
     /// Process id, for the audit log.
     pub pid: u32,
+}
+
+/// What a user asks of a key through a mount.
+#[derive(Clone, Copy)]
+pub struct UserRequest<'a> {
+    /// The user.
+    pub caller: &'a Caller,
+    /// The plain path of what the key belongs to, for the audit log: told only if the log wants it.
+    pub path: &'a dyn Fn() -> String,
+}
+
+/// In whose name a key is used.
+#[derive(Clone, Copy)]
+pub enum Requester<'a> {
+    /// What serves the files does so on its own: a mount that unlocks a directory to look a name up, a command. Whoever
+    /// runs it has unlocked the keystore, so only the state of the key counts.
+    Own,
+    /// A user, through a mount: the policy and the grants of the key decide as well, and the use is recorded.
+    User(UserRequest<'a>),
+}
+
+impl<'a> Requester<'a> {
+    /// A user, whose request is about what has this path.
+    pub fn user(caller: &'a Caller, path: &'a dyn Fn() -> String) -> Self {
+        Self::User(UserRequest { caller, path })
+    }
 }
 
 /// What the KMS returns for a wrapped key. Nothing outside this room looks inside.
@@ -85,6 +122,12 @@ pub enum KmsError {
     /// KMSInvalidStateException: pending deletion.
     #[error("key {0} is pending deletion; cancel with: kmsfs key cancel-deletion {0}")]
     InvalidState(String),
+    /// KMSInvalidStateException: not pending deletion.
+    #[error("key {0} is not pending deletion")]
+    NotPending(String),
+    /// AccessDeniedException: kmsfs looks after the key itself.
+    #[error("key {0} is managed by kmsfs and cannot be changed")]
+    ServiceManaged(String),
     /// NotFoundException.
     #[error("key {0} does not exist in this keystore")]
     NotFound(String),
@@ -128,19 +171,18 @@ pub trait Kms: Send + Sync {
     /// GenerateDataKey: a fresh data key, and the same key wrapped under the newest version of `key`.
     fn generate_data_key(
         &self,
-        caller: &Caller,
+        requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError>;
 
     /// Decrypt: the data key in `blob`, if it was wrapped under exactly this context.
-    fn decrypt(&self, caller: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError>;
+    fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError>;
 
     /// ReEncrypt: the same data key under the newest version of `to_key` (of the blob's own CMK if `None`)
-    /// and another context.
+    /// and another context. No user asks for it through a mount: envelopes follow the objects that users move.
     fn re_encrypt(
         &self,
-        caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::recovery::RecoveryKey;
-use super::{KeystoreError, key};
+use super::{KeystoreError, clock};
 use crate::crypto::passphrase::{self, Argon2Cost, MEMORY_FLOOR_KIB};
 use crate::crypto::{GcmKey, NONCE_LEN, Nonce, Secret, TAG_LEN, Tag, derive, random};
 
@@ -165,7 +165,7 @@ impl Slot {
         let mut slot = Self {
             id,
             kind,
-            created: key::now(),
+            created: clock::now(),
             cost: if kind == SlotKind::Passphrase { cost } else { NO_COST },
             salt: random::array(),
             commitment: [0; 32],

@@ -13,8 +13,6 @@ use super::*;
 mod backup;
 mod destroy;
 
-const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
-
 fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     EncryptionContext::new(pairs.iter().copied()).unwrap()
 }
@@ -71,13 +69,13 @@ fn a_blob_opens_under_exactly_its_context() {
     let (fixture, _keystore) = Fixture::new();
     let kms = fixture.local();
     let given = context(&[("a", "bc"), ("x", "y")]);
-    let (key, blob) = kms.generate_data_key(&CALLER, &fixture.id, &given).unwrap();
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &context(&[("x", "y"), ("a", "bc")])).unwrap(), key);
+    let (key, blob) = kms.generate_data_key(Requester::Own, &fixture.id, &given).unwrap();
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &context(&[("x", "y"), ("a", "bc")])).unwrap(), key);
     for other in [&[("ab", "c"), ("x", "y")][..], &[("a", "bc")], &[("a", "bc"), ("x", "Y")], &[]] {
-        assert_eq!(detail(kms.decrypt(&CALLER, &blob.0, &context(other))), InvalidCiphertext::WrongContext);
+        assert_eq!(detail(kms.decrypt(Requester::Own, &blob.0, &context(other))), InvalidCiphertext::WrongContext);
     }
-    let unbound = kms.generate_data_key(&CALLER, &KeyId("alias/a".into()), &context(&[])).unwrap().1;
-    assert_eq!(detail(kms.decrypt(&CALLER, &unbound.0, &given)), InvalidCiphertext::WrongContext);
+    let unbound = kms.generate_data_key(Requester::Own, &KeyId("alias/a".into()), &context(&[])).unwrap().1;
+    assert_eq!(detail(kms.decrypt(Requester::Own, &unbound.0, &given)), InvalidCiphertext::WrongContext);
 }
 
 #[test]
@@ -87,7 +85,7 @@ fn every_reason_for_a_bad_blob_is_known_inside_and_none_outside() {
     keystore.rotate("alias/a").unwrap();
     let kms = fixture.local();
     let none = context(&[]);
-    let blob = kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap().1.0;
+    let blob = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap().1.0;
     let number = kms.keys().resolve(&other.0).unwrap().number;
     let mut cases = vec![(blob.clone(), InvalidCiphertext::Malformed); 2];
     cases[0].0.push(0);
@@ -108,12 +106,12 @@ fn every_reason_for_a_bad_blob_is_known_inside_and_none_outside() {
     no_key[1..5].copy_from_slice(&stranger.to_le_bytes());
     cases.push((no_key, InvalidCiphertext::UnknownKey(stranger)));
     for (bad, reason) in cases {
-        assert_eq!(detail(kms.decrypt(&CALLER, &bad, &none)), reason);
+        assert_eq!(detail(kms.decrypt(Requester::Own, &bad, &none)), reason);
     }
     for bit in 0..blob.len() * 8 {
         let mut bad = blob.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(kms.decrypt(&CALLER, &bad, &none).is_err(), "bit {bit}");
+        assert!(kms.decrypt(Requester::Own, &bad, &none).is_err(), "bit {bit}");
     }
 }
 
@@ -122,23 +120,23 @@ fn rotation_keeps_old_blobs_and_re_encrypt_makes_them_current() {
     let (fixture, mut keystore) = Fixture::new();
     let kms = fixture.local();
     let (from, to) = (context(&[("place", "1")]), context(&[("place", "2")]));
-    let (key, old) = kms.generate_data_key(&CALLER, &fixture.id, &from).unwrap();
+    let (key, old) = kms.generate_data_key(Requester::Own, &fixture.id, &from).unwrap();
     assert!(kms.is_current(&old.0, &fixture.id).unwrap());
     assert_eq!(keystore.rotate(&fixture.id.0).unwrap(), 2);
     assert!(kms.refresh_if_changed().unwrap());
     assert!(!kms.is_current(&old.0, &fixture.id).unwrap());
-    assert_eq!(kms.decrypt(&CALLER, &old.0, &from).unwrap(), key);
-    let new = kms.re_encrypt(&CALLER, &old.0, &from, None, &to).unwrap();
+    assert_eq!(kms.decrypt(Requester::Own, &old.0, &from).unwrap(), key);
+    let new = kms.re_encrypt(&old.0, &from, None, &to).unwrap();
     assert!(kms.is_current(&new.0, &fixture.id).unwrap());
-    assert_eq!(kms.decrypt(&CALLER, &new.0, &to).unwrap(), key);
-    assert_eq!(detail(kms.decrypt(&CALLER, &new.0, &from)), InvalidCiphertext::WrongContext);
+    assert_eq!(kms.decrypt(Requester::Own, &new.0, &to).unwrap(), key);
+    assert_eq!(detail(kms.decrypt(Requester::Own, &new.0, &from)), InvalidCiphertext::WrongContext);
 
     let other = keystore.create_key("other").unwrap();
     assert!(kms.refresh_if_changed().unwrap());
-    let moved = kms.re_encrypt(&CALLER, &new.0, &to, Some(&other), &to).unwrap();
+    let moved = kms.re_encrypt(&new.0, &to, Some(&other), &to).unwrap();
     assert!(kms.is_current(&moved.0, &other).unwrap() && !kms.is_current(&moved.0, &fixture.id).unwrap());
     let nowhere = KeyId("alias/nowhere".into());
-    assert!(matches!(kms.re_encrypt(&CALLER, &new.0, &to, Some(&nowhere), &to), Err(KmsError::NotFound(_))));
+    assert!(matches!(kms.re_encrypt(&new.0, &to, Some(&nowhere), &to), Err(KmsError::NotFound(_))));
 }
 
 #[test]
@@ -146,28 +144,28 @@ fn a_disabled_key_refuses_on_a_live_kms_until_it_is_enabled() {
     let (fixture, mut keystore) = Fixture::new();
     let kms = fixture.local();
     let none = context(&[]);
-    let (key, blob) = kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap();
+    let (key, blob) = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap();
     keystore.disable("alias/a").unwrap();
     assert!(kms.refresh_if_changed().unwrap());
     assert!(!kms.refresh_if_changed().unwrap());
     let disabled = KmsError::Disabled(fixture.id.0.clone());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &none).unwrap_err(), disabled);
-    assert_eq!(kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap_err(), disabled);
-    assert_eq!(kms.re_encrypt(&CALLER, &blob.0, &none, None, &none).unwrap_err(), disabled);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap_err(), disabled);
+    assert_eq!(kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap_err(), disabled);
+    assert_eq!(kms.re_encrypt(&blob.0, &none, None, &none).unwrap_err(), disabled);
     assert!(matches!(keystore.rotate("alias/a"), Err(KeystoreError::Kms(KmsError::Disabled(_)))));
 
     keystore.schedule_deletion("alias/a", 7).unwrap();
     assert!(kms.refresh_if_changed().unwrap());
-    assert!(matches!(kms.decrypt(&CALLER, &blob.0, &none), Err(KmsError::InvalidState(_))));
+    assert!(matches!(kms.decrypt(Requester::Own, &blob.0, &none), Err(KmsError::InvalidState(_))));
     assert!(matches!(keystore.enable("alias/a"), Err(KeystoreError::Kms(KmsError::InvalidState(_)))));
     keystore.cancel_deletion("alias/a").unwrap();
     assert_eq!(keystore.describe_key("alias/a").unwrap().state, KeyState::Disabled);
-    assert!(matches!(keystore.cancel_deletion("alias/a"), Err(KeystoreError::NotPending(_))));
+    assert!(matches!(keystore.cancel_deletion("alias/a"), Err(KeystoreError::Kms(KmsError::NotPending(_)))));
     assert!(matches!(keystore.schedule_deletion("alias/a", 6), Err(KeystoreError::WaitingPeriod(6))));
 
     keystore.enable("alias/a").unwrap();
     assert!(kms.refresh_if_changed().unwrap());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &none).unwrap(), key);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap(), key);
 }
 
 #[test]
@@ -268,11 +266,11 @@ fn a_keystore_in_use_names_the_process() {
 
 fn blob_survives(fixture: &Fixture, damage: impl FnOnce(&Path)) -> Keystore {
     let none = context(&[]);
-    let (key, blob) = fixture.local().generate_data_key(&CALLER, &fixture.id, &none).unwrap();
+    let (key, blob) = fixture.local().generate_data_key(Requester::Own, &fixture.id, &none).unwrap();
     damage(&fixture.dir());
     let keystore = fixture.open().unwrap();
     let kms = LocalKms::fixed(keystore.keys());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &none).unwrap(), key);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap(), key);
     assert_eq!(keystore.resolve("alias/a").unwrap(), fixture.id);
     keystore
 }

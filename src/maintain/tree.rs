@@ -132,7 +132,7 @@ impl Tree for Unmounted {
     }
 
     fn open(&self, parent: &LookedUp, name: &[u8]) -> Result<LookedUp, Refusal> {
-        let looked = self.fs.lookup(&self.caller, parent.ino, name)?;
+        let looked = self.fs.lookup(parent.ino, name)?;
         Ok(LookedUp { ino: looked.attr.ino, fs: self.fs.clone() })
     }
 

@@ -68,8 +68,8 @@ impl Kernel {
             Op::Allocate { at, len, what, .. } => self.allocate(op, (fh, id), (at, len), what),
             Op::Seek { at, .. } => self.seek(fh, id, at),
             Op::Fsync { data_only, .. } => {
-                agree(op, self.fs().fsync(&self.caller, fh, data_only), Ok(()));
-                let attr = self.fs().getattr(&self.caller, self.ino(id), Some(fh)).unwrap();
+                agree(op, self.fs().fsync(fh, data_only), Ok(()));
+                let attr = self.fs().getattr(self.ino(id), Some(fh)).unwrap();
                 self.check_synced(id, &attr);
             }
             _ => {
@@ -111,7 +111,7 @@ impl Kernel {
             node.bytes.clear();
         }
         self.handles.push(Handle { fh: opened.handle, node: id, write: mode.write, append: mode.append });
-        let attr = self.fs().getattr(&self.caller, ino, Some(opened.handle)).unwrap();
+        let attr = self.fs().getattr(ino, Some(opened.handle)).unwrap();
         self.check_attr(id, &attr);
     }
 

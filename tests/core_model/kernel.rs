@@ -61,7 +61,7 @@ impl Kernel {
         let caller = Caller { uid: effective_uid(), gid: 0, pid: std::process::id() };
         let labels = BTreeMap::new();
         let new = NewVolume { key: &key, suite: suite(), placement: placement(), names, labels: &labels };
-        let volume = create_volume(backing.path(), &kms, &caller, &new).unwrap();
+        let volume = create_volume(backing.path(), &kms, &new).unwrap();
         let mut kernel = Self {
             backing,
             kms: Arc::new(kms),
@@ -132,7 +132,7 @@ impl Kernel {
             self.drop_fs();
         }
         let (header, _) = VolumeHeader::load(self.root()).unwrap();
-        let volume = header.unlock(&*self.kms, &self.caller).unwrap();
+        let volume = header.unlock(&*self.kms).unwrap();
         self.mount(volume);
         self.check_all_attributes();
     }
@@ -140,7 +140,7 @@ impl Kernel {
     fn sync_file(&mut self, at: &Name) {
         let (_, ino) = self.look(at);
         let opened = self.fs().open(&self.caller, ino, OpenMode::default()).unwrap();
-        self.fs().fsync(&self.caller, opened.handle, false).unwrap();
+        self.fs().fsync(opened.handle, false).unwrap();
         self.fs().release(opened.handle);
     }
 
@@ -190,7 +190,7 @@ impl Kernel {
         let id = self.tree.find(at).expect("the name is in the tree");
         let parent = self.dir(at.dir);
         if !self.dentries.contains_key(at) {
-            let looked = self.fs().lookup(&self.caller, parent, &at.name).unwrap_or_else(|e| panic!("{at:?}: {e}"));
+            let looked = self.fs().lookup(parent, &at.name).unwrap_or_else(|e| panic!("{at:?}: {e}"));
             self.told(at, id, &looked);
         }
         (id, self.known[&id].ino)
@@ -204,7 +204,7 @@ impl Kernel {
                 self.look(at);
             }
             Err(error) => {
-                let looked = self.fs().lookup(&self.caller, parent, &at.name);
+                let looked = self.fs().lookup(parent, &at.name);
                 assert_eq!(looked.map(|_| ()).map_err(|error| error.errno()), Err(error), "lookup of {at:?}");
             }
         }
@@ -298,7 +298,7 @@ impl Kernel {
     fn check_all_attributes(&mut self) {
         for (name, _) in self.tree.names() {
             let (id, ino) = self.look(&name);
-            let attr = self.fs().getattr(&self.caller, ino, None).unwrap_or_else(|e| panic!("getattr {name:?}: {e}"));
+            let attr = self.fs().getattr(ino, None).unwrap_or_else(|e| panic!("getattr {name:?}: {e}"));
             self.check_synced(id, &attr);
         }
     }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::check::fsck;
-use crate::harness::{skipped_in_plain_mode, words};
+use crate::harness::{skipped_in_plain_mode, words, xts};
 use crate::ops::{mkdir, pattern, read, set_xattr, write};
-use crate::scene::scene;
+use crate::scene::{remove_envelope, scene};
 use crate::victim::{Victim, block_at};
 
 #[test]
@@ -66,13 +66,10 @@ fn a_part_of_a_volume_can_be_checked_alone() {
         }
     });
     for name in ["a/b/y", "c/z"] {
-        let path = victim.backing(name);
-        let mut bytes = read(&path);
-        bytes[5000] ^= 1;
-        write(&path, bytes);
+        remove_envelope(&victim.backing(name));
     }
     let checked = fsck(&victim.volume, &["/a"]);
-    assert_eq!((checked.code, checked.left("/a/b/y")), (Some(10), vec!["block-damaged"]));
+    assert_eq!((checked.code, checked.left("/a/b/y")), (Some(10), vec!["envelope-missing"]));
     assert_eq!((checked.findings.len(), checked.count("files")), (1, 2));
     for path in ["/absent", "/a/x", "/a/../c"] {
         let refused = victim.volume.run(&[Path::new("fsck"), &victim.volume.backing, Path::new(path)]);
@@ -93,6 +90,10 @@ fn a_quick_check_reads_no_blocks_and_a_full_one_names_them() {
     }
     write(&path, bytes);
     fsck(&victim.volume, &["--quick"]).expect_clean();
+    if xts() {
+        // Nothing in such a file authenticates.
+        return fsck(&victim.volume, &[]).expect_clean();
+    }
     let output = victim.volume.run(&[Path::new("fsck"), &victim.volume.backing]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("error: /file: ") && text.contains("blocks 3 to 5, 70"), "{text}");

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::check::{Checked, fsck};
-use crate::harness::{sidecars, skipped_in_plain_mode};
+use crate::harness::{sidecars, skipped_in_plain_mode, xts};
 use crate::ops::{mkdir, pattern, read, tree, write};
 use crate::scene::{drop_envelopes, envelope, long, objects, remove_envelope, set_envelope};
 use crate::victim::Victim;
@@ -160,13 +160,22 @@ fn without_any_directory_key_the_files_are_saved() {
     let checked = fsck(&victim.volume, &["--restore-keys"]);
     assert_eq!((checked.code, checked.left("/")), (Some(10), vec!["key-lost"]), "{checked:#?}");
     let repaired = fsck(&victim.volume, &["--restore-keys", "--repair"]);
-    assert_eq!(repaired.code, Some(0), "{repaired:#?}");
-    fsck(&victim.volume, &[]).expect_clean();
+    if xts() {
+        // Nothing shows that a file under that suite is one of the volume, and no key of it is left: it stays.
+        for checked in [repaired, fsck(&victim.volume, &[])] {
+            let stay = checked.findings.iter().filter(|f| f.problem == "name-foreign" && f.mended.is_none()).count();
+            assert_eq!((checked.code, stay), (Some(11), 3), "{checked:#?}");
+        }
+    } else {
+        assert_eq!(repaired.code, Some(0), "{repaired:#?}");
+        fsck(&victim.volume, &[]).expect_clean();
+    }
     let mount = victim.mount();
     let saved: Vec<PathBuf> = tree(&mount.at("lost+found")).into_iter().filter(|path| path.is_file()).collect();
     let mut contents: Vec<Vec<u8>> = saved.iter().map(|path| read(path)).collect();
     contents.sort();
     let mut expected: Vec<Vec<u8>> = [1, 2, 3].map(|seed| pattern(seed, 0, 5000)).into();
+    expected.truncate(if xts() { 0 } else { 3 });
     expected.sort();
     assert!(contents == expected, "{saved:?}");
     let links = tree(&mount.at("lost+found")).into_iter().filter_map(|path| fs::read_link(path).ok());
@@ -187,6 +196,11 @@ fn damage_stays_in_its_place() {
     write(&path, &bytes);
     for _ in 0..2 {
         let repaired = fsck(&victim.volume, &["--repair", "--restore-keys"]);
+        if xts() {
+            // It reads as noise there, and nothing can tell.
+            repaired.expect_clean();
+            continue;
+        }
         assert_eq!((repaired.code, repaired.left("/file")), (Some(10), vec!["block-damaged"]));
     }
     assert!(read(&path) == bytes);

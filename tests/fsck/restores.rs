@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::check::fsck;
 use crate::disk::Disk;
-use crate::harness::{Volume, setting, sidecars, skipped_in_plain_mode, wait_until, words};
+use crate::harness::{Volume, setting, sidecars, skipped_in_plain_mode, wait_until, words, xts};
 use crate::ops::{chmod, lstat, mkdir, names, pattern, read, tree, write};
 use crate::raw::{Caller, NOBODY};
 use crate::scene::{
@@ -271,15 +271,22 @@ fn what_was_moved_behind_its_back_needs_consent() {
     }
     assert_eq!(restored.count("mended"), 0);
     let accepted = fsck(&victim.volume, &["--restore-keys", "--accept-moved"]);
-    assert_eq!(accepted.code, Some(0), "{accepted:#?}");
-    for path in moved {
+    // Of an XTS file keys.log says another key for the place, and nothing shows which is right: put back, it is whole.
+    let (back, bound) = moved.split_at(if xts() { 2 } else { 0 });
+    assert_eq!(accepted.code, Some(if xts() { 10 } else { 0 }), "{accepted:#?}");
+    for path in bound {
         assert_eq!(accepted.mended(path), ["envelope-moved"], "{path} is listed");
+    }
+    for path in back {
+        assert_eq!(accepted.left(path), ["envelope-moved"], "{path} is left");
+    }
+    if xts() {
+        exchange("file");
     }
     fsck(&victim.volume, &[]).expect_clean();
     let mount = victim.mount();
-    for (name, seed) in
-        [("y/file", 1), ("x/file", 2), ("y/dir/in", 3), ("x/dir/in", 4), ("same1/in", 5), ("same2/in", 6)]
-    {
+    let (one, two) = if xts() { ("x/file", "y/file") } else { ("y/file", "x/file") };
+    for (name, seed) in [(one, 1), (two, 2), ("y/dir/in", 3), ("x/dir/in", 4), ("same1/in", 5), ("same2/in", 6)] {
         assert!(read(&mount.at(name)) == pattern(seed, 0, 5000), "{name}");
     }
     mount.unmount();
@@ -301,6 +308,11 @@ fn a_mirror_of_another_file_restores_nothing() {
     write(&one, bytes);
     remove_envelope(&one);
     let restored = fsck(&victim.volume, &["--restore-keys"]);
+    if xts() {
+        // There is no mirror in such a file: what keys.log has for the place is its key, whatever the content is.
+        assert_eq!((restored.code, restored.mended("/one")), (Some(0), vec!["envelope-missing"]), "{restored:#?}");
+        return;
+    }
     assert_eq!((restored.code, restored.left("/one")), (Some(10), vec!["envelope-missing"]), "{restored:#?}");
     assert!(envelope(&one).is_none());
 }

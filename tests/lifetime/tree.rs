@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Volume, words};
+use crate::harness::{Volume, is_advice, words};
 use crate::ops::pattern;
 
 /// The CMK that init makes.
@@ -100,7 +100,7 @@ pub fn refused(volume: &Volume, arguments: &[&str]) -> String {
     let outcome = volume.run(arguments);
     assert!(!outcome.status.success(), "kmsfs {arguments:?} succeeded");
     let said = String::from_utf8(outcome.stderr).expect("text");
-    assert!(said.contains("Next: "), "no advice in: {said}");
+    assert!(is_advice(&said), "no advice in: {said}");
     said
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{Volume, detach, wait_until};
+use crate::harness::{Volume, detach, past_other_children};
 use crate::raw;
 
 /// An ext4 in an image file, mounted while this lives.
@@ -16,7 +16,7 @@ pub struct Disk {
 }
 
 fn succeed(command: &mut Command) {
-    let outcome = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let outcome = past_other_children(|| command.output().unwrap_or_else(|e| panic!("{command:?}: {e}")));
     assert!(outcome.status.success(), "{command:?}: {}", crate::harness::words(&outcome));
 }
 
@@ -58,9 +58,7 @@ impl Disk {
     }
 
     pub fn unmount(&mut self) {
-        wait_until("the disk to be idle", || {
-            rustix::mount::unmount(self.dir(), rustix::mount::UnmountFlags::empty()).is_ok()
-        });
+        succeed(Command::new("umount").arg(self.dir()));
         self.mounted = false;
     }
 

@@ -70,6 +70,28 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Repeats `attempt` for five seconds, while it fails because something is in use.
+///
+/// A child that another test is just starting has all our descriptors from its fork(2) to its execve(2): what was closed is
+/// in use for that moment more. A leak lasts longer than this waits.
+pub fn past_other_children(mut attempt: impl FnMut() -> Output) -> Output {
+    let start = Instant::now();
+    loop {
+        let outcome = attempt();
+        if !is_busy(&outcome) || start.elapsed() > Duration::from_secs(5) {
+            return outcome;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether kmsfs, umount(8), mount(8) or fusermount3 refused because something is in use.
+fn is_busy(outcome: &Output) -> bool {
+    let said = words(outcome);
+    !outcome.status.success()
+        && (outcome.status.code() == Some(IN_USE) || said.contains("busy") || said.contains(": it is open"))
+}
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("KMSFS_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_kmsfs")), PathBuf::from)
@@ -126,6 +148,11 @@ impl Volume {
         // the build folder may be closed to that user
         volume.binary = volume.base().join("kmsfs");
         fs::copy(binary(), &volume.binary).expect("copy of the binary");
+        // For the same reason as in `past_other_children`, the copy may be open for writing still.
+        wait_until("the copy of the binary to be closed", || {
+            let started = Command::new(&volume.binary).arg("--version").output();
+            !started.is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy)
+        });
         volume.user = Some(user);
         for path in [volume.base.path(), &volume.backing, &volume.mountpoint, &volume.passfile] {
             std::os::unix::fs::chown(path, Some(user), Some(user)).expect("chown");
@@ -202,6 +229,11 @@ impl Volume {
 
     /// `kmsfs umount` of the volume's mountpoint.
     pub fn umount(&self) -> Output {
+        past_other_children(|| self.umount_at_once())
+    }
+
+    /// The same, where the answer may be that it is in use.
+    pub fn umount_at_once(&self) -> Output {
         let mut command = self.command();
         command.arg("umount").arg(&self.mountpoint).output().expect("kmsfs umount")
     }
@@ -273,13 +305,7 @@ impl Mount {
 
     /// Unmounts with `kmsfs umount` and waits for the daemon, which must end well.
     pub fn unmount(mut self) {
-        // Another test that starts a program holds all our descriptors for a moment, between its fork and its exec.
-        let start = Instant::now();
-        let mut outcome = self.volume.umount();
-        while outcome.status.code() == Some(IN_USE) && start.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(20));
-            outcome = self.volume.umount();
-        }
+        let outcome = self.volume.umount();
         assert!(outcome.status.success(), "kmsfs umount: {}\nlog:\n{}", words(&outcome), self.log());
         self.wait_end();
     }

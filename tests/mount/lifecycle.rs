@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Place, Volume, mounts_on, skipped_in_plain_mode, wait_until, words};
+use crate::harness::{Place, Volume, mounts_on, past_other_children, skipped_in_plain_mode, wait_until, words};
 use crate::ops::{Errno, mkdir, names, pattern, read, said, write};
 use crate::raw::{Caller, NOBODY};
 
@@ -83,8 +83,10 @@ fn umount_and_fusermount_unmount_too() {
     for (number, tool) in [&["umount"][..], &["fusermount3", "-u"]].into_iter().enumerate() {
         let mut mount = volume.mount(&[]);
         write(&mount.at(format!("f{number}")), pattern(1, 0, 9000));
-        let status = Command::new(tool[0]).args(&tool[1..]).arg(&volume.mountpoint).status().expect("the tool");
-        assert!(status.success(), "{tool:?}: {status}");
+        let outcome = past_other_children(|| {
+            Command::new(tool[0]).args(&tool[1..]).arg(&volume.mountpoint).output().expect("the tool")
+        });
+        assert!(outcome.status.success(), "{tool:?}: {}", words(&outcome));
         mount.wait_end();
     }
     let mount = volume.mount(&[]);
@@ -117,7 +119,7 @@ fn a_busy_mount_is_not_unmounted() {
     let mount = volume.mount(&[]);
     write(&mount.at("f"), pattern(1, 0, 9000));
     let open = File::open(mount.at("f")).expect("open");
-    let outcome = volume.umount();
+    let outcome = volume.umount_at_once();
     assert!(!outcome.status.success() && !outcome.stderr.is_empty(), "{}", words(&outcome));
     assert!(read(&mount.at("f")) == pattern(1, 0, 9000), "and goes on");
     drop(open);

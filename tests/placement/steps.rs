@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::fs::RenameFlags;
 
-use crate::harness::{Mount, Volume, skipped_in_plain_mode, wait_until};
+use crate::harness::{Mount, Volume, skipped_in_plain_mode, wait_until, words};
 use crate::ops::{mkdir, pattern, read, tree, write};
 
 /// What the daemon does to names and sidecars.
@@ -111,8 +111,8 @@ fn one_step(
         return (mount, true);
     }
     mount.kill();
-    // Another test that starts a program holds all our descriptors for a moment.
-    wait_until("umount of a dead mount", || volume.umount().status.success());
+    let outcome = volume.umount();
+    assert!(outcome.status.success(), "umount of a dead mount: {}", words(&outcome));
     drop(mount);
     (volume.mount(&[]), false)
 }

@@ -5,10 +5,8 @@ use parking_lot::Mutex;
 use crate::crypto::derive::wrap_key;
 use crate::crypto::{DataKey, Secret, random};
 use crate::kms::{
-    Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError,
+    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
 };
-
-pub const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
 
 /// The CMK with number `n` is called "cmk-n"; its newest version is a switch.
 pub struct FakeKms {
@@ -53,7 +51,7 @@ fn number(key: &KeyId) -> Result<u32, KmsError> {
 impl Kms for FakeKms {
     fn generate_data_key(
         &self,
-        _: &Caller,
+        _: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
@@ -62,7 +60,7 @@ impl Kms for FakeKms {
         Ok((data_key, blob))
     }
 
-    fn decrypt(&self, _: &Caller, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+    fn decrypt(&self, _: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
         if *self.disabled.lock() {
             return Err(KmsError::Disabled("cmk".into()));
         }
@@ -88,13 +86,12 @@ impl Kms for FakeKms {
 
     fn re_encrypt(
         &self,
-        caller: &Caller,
         blob: &[u8],
         from_context: &EncryptionContext,
         to_key: Option<&KeyId>,
         to_context: &EncryptionContext,
     ) -> Result<CiphertextBlob, KmsError> {
-        let key = self.decrypt(caller, blob, from_context)?;
+        let key = self.decrypt(Requester::Own, blob, from_context)?;
         let own = u32::from_le_bytes(blob[1..5].try_into().unwrap());
         Ok(self.wrap(to_key.map_or(Ok(own), number)?, &key, to_context))
     }

@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::fake::{CALLER, FakeKms};
+use super::fake::FakeKms;
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{
     Binder, Envelope, EnvelopeError, EnvelopeStore, Envelopes, Kind, NameForm, NewVolume, Object, Place, Placement,
     Sealer, StoreError, VolumeHeader, sidecar_name,
 };
-use crate::kms::{InvalidCiphertext, KeyId, KmsError};
+use crate::kms::{InvalidCiphertext, KeyId, KmsError, Requester};
 
 const A: Place = Place::In([0xaa; 16]);
 const B: Place = Place::In([0xbb; 16]);
@@ -27,7 +27,7 @@ fn binder(kms: &FakeKms, label: &str) -> Binder {
         names: NameForm::Base64Url,
         labels: &labels,
     };
-    Binder::new(&VolumeHeader::generate("/nowhere".as_ref(), kms, &CALLER, &new).unwrap().header)
+    Binder::new(&VolumeHeader::generate("/nowhere".as_ref(), kms, &new).unwrap().header)
 }
 
 fn cmk(number: u32) -> KeyId {
@@ -38,7 +38,7 @@ fn cmk(number: u32) -> KeyId {
 fn with(test: impl Fn(&FakeKms, &Sealer<'_>)) {
     let kms = FakeKms::new(1);
     let binder = binder(&kms, "blue");
-    test(&kms, &Sealer { binder: &binder, kms: &kms, caller: &CALLER });
+    test(&kms, &Sealer { binder: &binder, kms: &kms, requester: Requester::Own });
 }
 
 #[track_caller]

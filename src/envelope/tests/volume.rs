@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::fake::{CALLER, FakeKms};
+use super::fake::FakeKms;
 use crate::crypto::Suite;
 use crate::crypto::derive::directory_id;
 use crate::envelope::{
     Access, Binder, Envelope, EnvelopeStore, KeysLog, Kind, NameForm, NewVolume, Object, Place, Placement, Sealer,
     Source, Volume, VolumeError, VolumeHeader, XattrStore, create_volume, lock, root_envelope,
 };
-use crate::kms::{KeyId, KmsError};
+use crate::kms::{KeyId, KmsError, Requester};
 use crate::sys::xattr::{self, Target};
 
 const PRIMARY: &str = ".kmsfs/volume.json";
@@ -29,7 +29,7 @@ fn make_with(root: &Path, kms: &FakeKms, labels: &BTreeMap<String, String>) -> R
     let key = KeyId("cmk-1".into());
     let new =
         NewVolume { key: &key, suite: Suite::Xts4k, placement: Placement::Xattr, names: NameForm::Base32, labels };
-    create_volume(root, kms, &CALLER, &new)
+    create_volume(root, kms, &new)
 }
 
 fn make(kms: &FakeKms) -> (tempfile::TempDir, Volume) {
@@ -39,7 +39,7 @@ fn make(kms: &FakeKms) -> (tempfile::TempDir, Volume) {
 }
 
 fn open(root: &Path, kms: &FakeKms) -> Result<Volume, VolumeError> {
-    VolumeHeader::load(root)?.0.unlock(kms, &CALLER)
+    VolumeHeader::load(root)?.0.unlock(kms)
 }
 
 /// Rewrites a copy of the header as a text editor would.
@@ -67,7 +67,7 @@ fn a_new_volume_opens_with_everything_in_its_place() {
     let root = dir.path();
     let (header, source) = VolumeHeader::load(root).unwrap();
     assert_eq!(source, Source::Primary);
-    let volume = header.unlock(&kms, &CALLER).unwrap();
+    let volume = header.unlock(&kms).unwrap();
     assert_eq!(volume.key, made.key);
     assert_eq!((volume.header.suite(), volume.header.names()), (Suite::Xts4k, NameForm::Base32));
     assert_eq!((volume.header.labels(), volume.header.key().0.as_str()), (&labels(), "cmk-1"));
@@ -80,7 +80,7 @@ fn a_new_volume_opens_with_everything_in_its_place() {
     assert_eq!(fs::read_dir(root.join(".kmsfs")).unwrap().count(), 5, "and no temporary files");
 
     let binder = Binder::new(&volume.header);
-    let sealer = Sealer { binder: &binder, kms: &kms, caller: &CALLER };
+    let sealer = Sealer { binder: &binder, kms: &kms, requester: Requester::Own };
     let envelope = root_envelope(root, &XattrStore::default()).unwrap();
     assert_eq!(envelope.kind(), Kind::DirectoryXts);
     let key = sealer.unlock(&envelope, Place::ROOT).unwrap();
@@ -151,7 +151,7 @@ fn a_failed_attempt_leaves_nothing() {
         names: NameForm::Base64Url,
         labels: &labels(),
     };
-    let refused = create_volume(dir.path(), &kms, &CALLER, &new);
+    let refused = create_volume(dir.path(), &kms, &new);
     assert!(matches!(refused, Err(VolumeError::Kms { source: KmsError::NotFound(_), .. })));
     assert!(is_vacant(dir.path()));
     assert!(matches!(make_with(&dir.path().join("absent"), &kms, &labels()), Err(VolumeError::Io { .. })));
@@ -201,7 +201,7 @@ fn a_missing_or_damaged_primary_falls_back_to_the_backup() {
         }
         let (header, source) = VolumeHeader::load(dir.path()).unwrap();
         assert_eq!(source, Source::Backup);
-        assert_eq!(header.unlock(&kms, &CALLER).unwrap().key, made.key);
+        assert_eq!(header.unlock(&kms).unwrap().key, made.key);
         // Without a backup, the error is about the primary.
         fs::remove_file(dir.path().join(BACKUP)).unwrap();
         match (damage, VolumeHeader::load(dir.path())) {
@@ -249,7 +249,7 @@ fn layout_and_order_of_the_json_do_not_matter() {
     fs::write(dir.path().join(PRIMARY), format!("{{{}}}", reversed.join(",\n"))).unwrap();
     let (header, source) = VolumeHeader::load(dir.path()).unwrap();
     assert_eq!((header.hash(), source), (made.header.hash(), Source::Primary));
-    assert_eq!(header.unlock(&kms, &CALLER).unwrap().key, made.key);
+    assert_eq!(header.unlock(&kms).unwrap().key, made.key);
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn rewrapping_the_volume_key_keeps_it_and_can_change_the_cmk() {
     kms.rotate();
     for (to, expected) in [(None, "cmk-1"), (Some(KeyId("cmk-2".into())), "cmk-2")] {
         let (header, _) = VolumeHeader::load(dir.path()).unwrap();
-        header.rewrapped(&kms, &CALLER, to.as_ref()).unwrap().store().unwrap();
+        header.rewrapped(&kms, to.as_ref()).unwrap().store().unwrap();
         let volume = open(dir.path(), &kms).unwrap();
         assert_eq!((&volume.key, volume.header.key().0.as_str()), (&made.key, expected));
         assert_eq!(volume.header.uuid(), made.header.uuid());

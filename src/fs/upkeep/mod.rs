@@ -90,25 +90,25 @@ impl EncryptedFs {
             }
             Request::Standing => Ok(Answer::Standing(self.standing())),
             Request::Resolve { name } => Ok(Answer::Key(self.resolve_cmk(name)?)),
-            Request::Count => Ok(Answer::Count(self.count_below(caller, ino)?)),
+            Request::Count => Ok(Answer::Count(self.count_below(ino)?)),
             Request::Entries { from, limit, wrap } => {
                 self.prepare(wrap)?;
-                Ok(Answer::Page(self.page(caller, ino, (*from, *limit), wrap)?))
+                Ok(Answer::Page(self.page(ino, (*from, *limit), wrap)?))
             }
             Request::One { name, wrap } => {
                 self.prepare(wrap)?;
-                Ok(Answer::Item(self.one(caller, ino, name.as_ref().map(|name| &name.0[..]), wrap)?))
+                Ok(Answer::Item(self.one(ino, name.as_ref().map(|name| &name.0[..]), wrap)?))
             }
             Request::SetSuite { suite } => {
-                self.set_suite(caller, ino, Suite::from_name(suite).ok_or(Errno::INVAL)?)?;
+                self.set_suite(ino, Suite::from_name(suite).ok_or(Errno::INVAL)?)?;
                 Ok(Answer::Done)
             }
             Request::Shred { name } => {
-                self.shred(caller, &*self.dir(caller, ino)?, &name.0)?;
+                self.shred(&*self.dir(ino)?, &name.0)?;
                 Ok(Answer::Done)
             }
             Request::Guard { name } => {
-                let ino = self.guard(&*self.dir(caller, ino)?, &name.0, handle)?;
+                let ino = self.guard(&*self.dir(ino)?, &name.0, handle)?;
                 Ok(Answer::Guarded(ino.0))
             }
             Request::Unguard { ino } => {
@@ -117,18 +117,18 @@ impl EncryptedFs {
             }
             Request::Volume { wrap } => {
                 self.prepare(wrap)?;
-                Ok(Answer::Page(self.wrap_volume(caller, wrap)?))
+                Ok(Answer::Page(self.wrap_volume(wrap)?))
             }
         }
     }
 
     /// An object has a new name: a walk may have passed there, and not yet where it was. What lies in a directory is not
     /// looked at.
-    pub(super) fn note_move(&self, caller: &Caller, to: &Dir, name: &EncodedName, (ino, kind): (Ino, FileKind)) {
+    pub(super) fn note_move(&self, to: &Dir, name: &EncodedName, (ino, kind): (Ino, FileKind)) {
         if !self.upkeep.watched.load(Ordering::Acquire) {
             return;
         }
-        if !self.is_surely_current(caller, to, name, (ino, kind)) {
+        if !self.is_surely_current(to, name, (ino, kind)) {
             self.upkeep.strays.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -12,7 +12,7 @@ use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::Result;
 use crate::fs::open_file::{OpenFile, require_directory, require_file};
 use crate::fs::sidecars::is_key_of;
-use crate::fs::{Caller, EncryptedFs, Error, Ino};
+use crate::fs::{EncryptedFs, Error, Ino};
 use crate::kms::KeyOrigin;
 use crate::names::{self, EncodedName};
 use crate::sys::dir::{Access, SetTime};
@@ -60,8 +60,8 @@ impl Object<'_> {
 
 impl EncryptedFs {
     /// Looks at the entries of a directory from `from` on, or rewraps them.
-    pub(super) fn page(&self, caller: &Caller, ino: Ino, (from, limit): (u64, u32), wrap: &Wrap) -> Result<Page> {
-        let dir = self.dir(caller, ino)?;
+    pub(super) fn page(&self, ino: Ino, (from, limit): (u64, u32), wrap: &Wrap) -> Result<Page> {
+        let dir = self.dir(ino)?;
         let found = self.part(&dir, from, limit)?;
         let is_last = found.len() < limit.max(1) as usize;
         let mut page = Page::default();
@@ -70,7 +70,7 @@ impl EncryptedFs {
             page.entries += 1;
             page.next = Some(entry.next);
             let is_dir = entry.kind == FileKind::Directory;
-            let done = self.step(caller, &dir, entry, wrap);
+            let done = self.step(&dir, entry, wrap);
             // A name costs a system call if it is long: only those that are told are read.
             if is_dir || done.is_err() {
                 let decoded = dir.decode(&entry.name);
@@ -119,29 +119,24 @@ impl EncryptedFs {
     }
 
     /// Looks at one object, or rewraps it.
-    pub(super) fn one(&self, caller: &Caller, ino: Ino, name: Option<&[u8]>, wrap: &Wrap) -> Result<Item> {
+    pub(super) fn one(&self, ino: Ino, name: Option<&[u8]>, wrap: &Wrap) -> Result<Item> {
         let seen = match name {
             Some(name) => {
-                let dir = self.dir(caller, ino)?;
+                let dir = self.dir(ino)?;
                 let encoded = dir.encode(name)?;
                 let stat = sys::stat::at(dir.fd(), stored(&encoded))?;
                 let ino = self.ino_of(&stat)?;
-                self.step(
-                    caller,
-                    &dir,
-                    &Found { name: stored(&encoded).to_vec(), ino, kind: stat.kind, next: 0 },
-                    wrap,
-                )?
+                self.step(&dir, &Found { name: stored(&encoded).to_vec(), ino, kind: stat.kind, next: 0 }, wrap)?
             }
             None if ino == Ino::ROOT => {
-                let dir = self.dir(caller, ino)?;
+                let dir = self.dir(ino)?;
                 let _held = self.places.hold(ino);
                 let fd = Arc::new(sys::dir::reopen_dir(dir.fd())?);
                 let root = Object { ino, place: Place::ROOT, fd, open: None, is_dir: true, at: None };
-                self.wrap_object(caller, &root, wrap)?
+                self.wrap_object(&root, wrap)?
             }
-            None => self.at_location(caller, ino, |parent, name, stat| {
-                self.step(caller, parent, &Found { name: stored(name).to_vec(), ino, kind: stat.kind, next: 0 }, wrap)
+            None => self.at_location(ino, |parent, name, stat| {
+                self.step(parent, &Found { name: stored(name).to_vec(), ino, kind: stat.kind, next: 0 }, wrap)
             })?,
         };
         if wrap.write && wrap.to.is_some() {
@@ -158,16 +153,10 @@ impl EncryptedFs {
     }
 
     /// Whether an entry is a file that no rewrap would change.
-    pub(super) fn is_surely_current(
-        &self,
-        caller: &Caller,
-        dir: &Dir,
-        name: &EncodedName,
-        (ino, kind): (Ino, FileKind),
-    ) -> bool {
+    pub(super) fn is_surely_current(&self, dir: &Dir, name: &EncodedName, (ino, kind): (Ino, FileKind)) -> bool {
         let entry = Found { name: stored(name).to_vec(), ino, kind, next: 0 };
         let look = Wrap::default();
-        match self.step(caller, dir, &entry, &look) {
+        match self.step(dir, &entry, &look) {
             Ok(Seen::Keyless) => true,
             Ok(Seen::Wrapped { was_current, kind, .. }) => was_current && !kind.is_directory(),
             Ok(Seen::Gone) | Err(_) => false,
@@ -175,7 +164,7 @@ impl EncryptedFs {
     }
 
     /// An entry of `dir`, however its mode locks out its owner.
-    fn step(&self, caller: &Caller, dir: &Dir, entry: &Found, wrap: &Wrap) -> Result<Seen> {
+    fn step(&self, dir: &Dir, entry: &Found, wrap: &Wrap) -> Result<Seen> {
         let is_dir = match entry.kind {
             FileKind::File => false,
             FileKind::Directory => true,
@@ -200,7 +189,7 @@ impl EncryptedFs {
             };
             let at = Some((dir, &entry.name[..]));
             let object = Object { ino: entry.ino, place, fd, open: open.as_ref(), is_dir, at };
-            self.wrap_object(caller, &object, wrap)
+            self.wrap_object(&object, wrap)
         });
         match done {
             Err(Error::Sys(Errno::NOENT)) => Ok(Seen::Gone),
@@ -208,7 +197,7 @@ impl EncryptedFs {
         }
     }
 
-    fn wrap_object(&self, caller: &Caller, object: &Object<'_>, wrap: &Wrap) -> Result<Seen> {
+    fn wrap_object(&self, object: &Object<'_>, wrap: &Wrap) -> Result<Seen> {
         let Some(old) = self.envelopes.load(object.stored())? else {
             let is_empty = !object.is_dir && sys::stat::of_fd(&*object.fd)?.size == 0;
             return if is_empty { Ok(Seen::Keyless) } else { Err(EnvelopeError::NoEnvelope.into()) };
@@ -220,7 +209,7 @@ impl EncryptedFs {
         } else {
             require_file(&envelope)?;
         }
-        let envelope = self.of_one_file(caller, object, envelope)?;
+        let envelope = self.of_one_file(object, envelope)?;
         let target = wrap.to.clone().map_or_else(|| self.origin_of(&envelope).map(|origin| origin.key), Ok)?;
         let is_current = |blob: &[u8]| self.kms.is_current(blob, &target).map_err(EnvelopeError::Kms);
         let is_alone = envelope.encode() == old && !envelope.is_moving();
@@ -244,13 +233,13 @@ impl EncryptedFs {
             origins.extend(mirror.and_then(|mirror| self.origin_of(&mirror).ok()));
             return Ok(Seen::Wrapped { origins, kind, was_current });
         }
-        let sealer = self.sealer(caller);
+        let sealer = self.own_sealer();
         let envelope = if envelope_is_current {
             envelope
         } else {
             let new = sealer.rewrapped(&envelope, object.place, Some(&target))?;
             if wrap.to.is_some() {
-                self.log_under(caller, &new, object)?;
+                self.log_under(&new, object)?;
             }
             self.replace_envelope(object, &old, &new)?;
             self.rewrapped(object, &new)?;
@@ -268,13 +257,13 @@ impl EncryptedFs {
     }
 
     /// A sidecar that opens two files after a crash: the part for this one.
-    fn of_one_file(&self, caller: &Caller, object: &Object<'_>, envelope: Envelope) -> Result<Envelope> {
+    fn of_one_file(&self, object: &Object<'_>, envelope: Envelope) -> Result<Envelope> {
         if self.envelopes.sidecars().is_none() || object.is_dir || !envelope.is_moving() {
             return Ok(envelope);
         }
         let backing = Backing::shared(&object.fd);
         let fits = |key: &DataKey| is_key_of(&backing, key);
-        Ok(self.sealer(caller).unlock_fitting(&envelope, object.place, fits)?.1)
+        Ok(self.own_sealer().unlock_fitting(&envelope, object.place, fits)?.1)
     }
 
     /// A sidecar lies in a directory that may be closed to its owner.
@@ -328,13 +317,13 @@ impl EncryptedFs {
     }
 
     /// The recovery copy that lies in `keys.log` under its new CMK, before the envelope is.
-    fn log_under(&self, caller: &Caller, envelope: &Envelope, object: &Object<'_>) -> Result<()> {
+    fn log_under(&self, envelope: &Envelope, object: &Object<'_>) -> Result<()> {
         match (envelope.kind(), object.at) {
             (Kind::Directory | Kind::DirectoryXts, _) => {
-                let key = self.sealer(caller).unlock(envelope, object.place)?;
-                self.log_mirror(caller, &key, envelope, object.place)
+                let key = self.own_sealer().unlock(envelope, object.place)?;
+                self.log_mirror(&key, envelope, object.place)
             }
-            (Kind::FileXts, Some((dir, name))) => self.append_place(caller, envelope, dir, name),
+            (Kind::FileXts, Some((dir, name))) => self.append_place(envelope, dir, name),
             (Kind::FileXts, None) | (Kind::FileGcm, _) => Ok(()),
         }
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::content;
 use crate::crypto::derive;
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object};
+use crate::fs::EncryptedFs;
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::{Error, Result};
 use crate::fs::open_file::require_directory;
-use crate::fs::{Caller, EncryptedFs};
 use crate::names::{self, EncodedName};
 use crate::sys::dir::{Access, SetTime};
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -21,7 +21,7 @@ impl EncryptedFs {
     ///
     /// # Errors
     /// EBUSY if it is open, EMLINK if it has other names, ENOTEMPTY for a directory that holds anything.
-    pub(super) fn shred(&self, caller: &Caller, dir: &Dir, name: &[u8]) -> Result<()> {
+    pub(super) fn shred(&self, dir: &Dir, name: &[u8]) -> Result<()> {
         let encoded = dir.encode(name)?;
         let stat = sys::stat::at(dir.fd(), stored(&encoded))?;
         let ino = self.ino_of(&stat)?;
@@ -32,11 +32,11 @@ impl EncryptedFs {
         match stat.kind {
             FileKind::File if stat.nlink > 1 => Err(Errno::MLINK.into()),
             FileKind::File => {
-                let shred = || self.shred_file(caller, dir, &encoded, &stat);
+                let shred = || self.shred_file(dir, &encoded, &stat);
                 self.relaxed(dir.fd(), stored(&encoded), 0o600, shred)
             }
             FileKind::Directory => {
-                let shred = || self.shred_directory(caller, dir, &encoded);
+                let shred = || self.shred_directory(dir, &encoded);
                 self.relaxed(dir.fd(), stored(&encoded), 0o700, shred)?;
                 self.dirs.forget(ino);
                 Ok(())
@@ -45,13 +45,13 @@ impl EncryptedFs {
         }
     }
 
-    fn shred_file(&self, caller: &Caller, dir: &Dir, name: &EncodedName, stat: &Stat) -> Result<()> {
+    fn shred_file(&self, dir: &Dir, name: &EncodedName, stat: &Stat) -> Result<()> {
         let fd = Arc::new(sys::dir::open(dir.fd(), stored(name), Access::ReadWrite)?);
         let backing = Backing::shared(&fd);
         let object = Object::file(fd.as_fd(), dir.fd(), stored(name));
         let envelope = self.envelopes.load(object)?.and_then(|bytes| Envelope::parse(&bytes).ok());
         match envelope.filter(|envelope| envelope.kind() == Kind::FileXts) {
-            Some(envelope) => self.erase_places(caller, dir, &envelope)?,
+            Some(envelope) => self.erase_places(dir, &envelope)?,
             None if content::read_mirror(&backing)?.is_some() => {
                 content::write_mirror(&backing, &[0; content::MIRROR_LEN])?;
                 sys::file::set_times(fd.as_fd(), SetTime::Keep, SetTime::At(stat.mtime))?;
@@ -63,8 +63,8 @@ impl EncryptedFs {
     }
 
     /// Destroys the mirrors of an XTS file's key, under whatever places they stand.
-    fn erase_places(&self, caller: &Caller, dir: &Dir, envelope: &Envelope) -> Result<()> {
-        let sealer = self.sealer(caller);
+    fn erase_places(&self, dir: &Dir, envelope: &Envelope) -> Result<()> {
+        let sealer = self.own_sealer();
         match sealer.unlock(envelope, dir.place()) {
             Ok(key) => {
                 let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
@@ -79,7 +79,7 @@ impl EncryptedFs {
         }
     }
 
-    fn shred_directory(&self, caller: &Caller, parent: &Dir, name: &EncodedName) -> Result<()> {
+    fn shred_directory(&self, parent: &Dir, name: &EncodedName) -> Result<()> {
         let fd = sys::dir::open_dir(parent.fd(), stored(name), Access::Read)?;
         let mut is_empty = true;
         sys::dir::list(fd.as_fd(), 0, |entry| {
@@ -94,7 +94,7 @@ impl EncryptedFs {
         let Some(envelope) = self.envelopes.load(object)? else { return Ok(()) };
         let envelope = Envelope::parse(&envelope)?;
         require_directory(&envelope)?;
-        match self.sealer(caller).unlock(&envelope, parent.place()) {
+        match self.own_sealer().unlock(&envelope, parent.place()) {
             Ok(key) => {
                 let log = self.keys_log.as_ref().ok_or(Errno::ROFS)?;
                 let id = derive::directory_id(&key);

@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use super::message::{Failed, Name, Page, Tally, Wrap};
 use crate::envelope::{Envelope, EnvelopeError, KeysLog, MirrorRecord, VolumeError};
 use crate::fs::error::Result;
-use crate::fs::{Caller, EncryptedFs, Error, Ino};
+use crate::fs::{EncryptedFs, Error, Ino};
 use crate::kms::{KeyId, KmsError};
 use crate::names;
 use crate::sys::dir::Access;
@@ -23,23 +23,23 @@ impl EncryptedFs {
     }
 
     /// Writes into the header that the volume may hold files under the XTS suite. Durable when this returns.
-    pub(in crate::fs) fn declare_xts(&self, caller: &Caller) -> Result<()> {
+    pub(in crate::fs) fn declare_xts(&self) -> Result<()> {
         let mut header = self.upkeep.header.lock();
-        let new = header.with_xts(&*self.kms, caller)?;
+        let new = header.with_xts(&*self.kms)?;
         new.store()?;
         *header = new;
         Ok(())
     }
 
     /// Looks at the volume key and at `keys.log`, or rewraps them.
-    pub(super) fn wrap_volume(&self, caller: &Caller, wrap: &Wrap) -> Result<Page> {
+    pub(super) fn wrap_volume(&self, wrap: &Wrap) -> Result<Page> {
         let mut page = Page::default();
-        self.wrap_volume_key(caller, wrap, &mut page.tally)?;
-        self.wrap_log(caller, wrap, &mut page)?;
+        self.wrap_volume_key(wrap, &mut page.tally)?;
+        self.wrap_log(wrap, &mut page)?;
         Ok(page)
     }
 
-    fn wrap_volume_key(&self, caller: &Caller, wrap: &Wrap, tally: &mut Tally) -> Result<()> {
+    fn wrap_volume_key(&self, wrap: &Wrap, tally: &mut Tally) -> Result<()> {
         let mut header = self.upkeep.header.lock();
         let blob = &header.volume_key().0;
         let origin = self.kms.origin(blob).map_err(EnvelopeError::Kms)?;
@@ -50,7 +50,7 @@ impl EncryptedFs {
             tally.count(origin);
             return Ok(());
         }
-        let stored = header.rewrapped(&*self.kms, caller, Some(&target)).and_then(|new| {
+        let stored = header.rewrapped(&*self.kms, Some(&target)).and_then(|new| {
             new.store()?;
             Ok(new)
         });
@@ -62,7 +62,7 @@ impl EncryptedFs {
 
     /// Each record under the newest version of its own CMK. A directory that got another CMK has a later record under
     /// that, and what is superseded goes. A record that the KMS refuses stays as it is.
-    fn wrap_log(&self, caller: &Caller, wrap: &Wrap, page: &mut Page) -> Result<()> {
+    fn wrap_log(&self, wrap: &Wrap, page: &mut Page) -> Result<()> {
         let latest = match &self.keys_log {
             Some(log) => log.latest(),
             None => KeysLog::latest_in(&self.config.backing),
@@ -75,7 +75,7 @@ impl EncryptedFs {
             return Ok(());
         };
         log.rewrite(|record| {
-            let renewed = self.renewed(caller, &record.mirror).unwrap_or_else(|error| {
+            let renewed = self.renewed(&record.mirror).unwrap_or_else(|error| {
                 page.tally.rewrapped -= 1;
                 // Of a directory whose CMK is gone for good, perhaps long removed; or the keystore is a part of another.
                 if !matches!(error, Error::Envelope(EnvelopeError::Kms(KmsError::InvalidCiphertext(_)))) {
@@ -98,11 +98,11 @@ impl EncryptedFs {
     }
 
     /// The same mirror under the newest version of its CMK, unless it is.
-    fn renewed(&self, caller: &Caller, mirror: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn renewed(&self, mirror: &[u8]) -> Result<Option<Vec<u8>>> {
         if self.is_current_mirror(mirror) {
             return Ok(None);
         }
-        Ok(Some(self.sealer(caller).mirror_rewrapped(&Envelope::parse(mirror)?, None)?))
+        Ok(Some(self.own_sealer().mirror_rewrapped(&Envelope::parse(mirror)?, None)?))
     }
 
     fn count_mirror(&self, mirror: &[u8], tally: &mut Tally) {
@@ -113,8 +113,8 @@ impl EncryptedFs {
     }
 
     /// How many entries lie below `ino`: by the backing tree alone, without a key.
-    pub(super) fn count_below(&self, caller: &Caller, ino: Ino) -> Result<u64> {
-        let dir = self.dir(caller, ino)?;
+    pub(super) fn count_below(&self, ino: Ino) -> Result<u64> {
+        let dir = self.dir(ino)?;
         let mut count = 0;
         // Directories stay open only while some below them are still to be visited.
         let mut waiting = vec![(Rc::new(sys::dir::reopen_dir(dir.fd())?), Vec::from(b"."))];

@@ -389,6 +389,7 @@ fn identity(principal: &Principal) -> UserIdentity {
     let (kind, id) = match principal {
         Principal::Root => ("Root", ACCOUNT),
         Principal::User { name, .. } => ("IAMUser", &**name),
+        Principal::Service(name) => ("AWSService", &**name),
     };
     UserIdentity {
         kind: kind.into(),

@@ -137,12 +137,12 @@ impl Store {
         if begins {
             at.oldest = at.oldest.max((at.file + 1).saturating_sub(self.options.kept_files.max(1)));
             let previous = HEXLOWER.encode(&at.mac);
-            let mut first = Event::of_service("StartAuditFile", crate::kms::key::now());
+            let mut first = Event::of_service("StartAuditFile", crate::kms::clock::now());
             first.kmsfs.file = Some(FileStart { number: at.file, previous, oldest: at.oldest, damage });
             seal(&mut first, &mut at)?;
         }
         if let Some(torn) = torn {
-            let mut event = Event::of_service("RecoverAuditFile", crate::kms::key::now());
+            let mut event = Event::of_service("RecoverAuditFile", crate::kms::clock::now());
             event.kmsfs.torn = Some(torn);
             seal(&mut event, &mut at)?;
         }
@@ -220,7 +220,7 @@ impl Store {
             }
             self.anchored = Some(at);
         }
-        self.used.save(&self.dir, &self.keys, crate::kms::key::now())?;
+        self.used.save(&self.dir, &self.keys, crate::kms::clock::now())?;
         let reserve = self.dir.join(RESERVE);
         let is_whole = fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
         if !is_whole {

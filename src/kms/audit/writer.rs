@@ -11,7 +11,7 @@ use super::queue::{Batch, Queue, Refused};
 use super::repeated::{Counters, Uses};
 use super::store::Store;
 use super::{AuditError, Event, Options};
-use crate::kms::key::now;
+use crate::kms::clock::now;
 
 /// The name of the log's folder in a keystore.
 pub const FOLDER: &str = "audit";

@@ -54,15 +54,25 @@ impl Keystore {
         cmk.without(version)
     }
 
-    /// What is due when a keystore was opened: deletions whose date has passed, and traces that a crash left. Failures do not
+    /// What is due when a keystore was opened, and whenever else somebody asks: deletions whose date has passed, automatic
+    /// rotations, grants that have expired, and traces that a crash left. Failures do not
     /// keep it from being used: a key whose date has passed is gone by the clock.
-    pub(super) fn catch_up(&mut self) {
+    pub(in crate::kms) fn catch_up(&mut self) {
         let mut keys = KeySet::clone(&self.state.keys);
-        let due = keys.delete_gone();
+        let (due, rotated) = (keys.delete_gone(), keys.rotate_due());
+        let ended = keys.drop_expired_grants();
         if !due.is_empty() {
             match self.destroy(keys) {
-                Ok(()) => self.deleted = due,
+                Ok(()) => {
+                    self.deleted.extend(due);
+                    self.rotated.extend(rotated);
+                }
                 Err(error) => log::warn!("{error}; keys whose deletion date has passed are not destroyed yet"),
+            }
+        } else if !rotated.is_empty() || ended > 0 {
+            match self.commit(self.state.header.slots.clone(), keys) {
+                Ok(()) => self.rotated.extend(rotated),
+                Err(error) => log::warn!("{error}; automatic rotations that are due are made later"),
             }
         } else if mark_path(&self.dir).exists() {
             self.erase_or_warn();

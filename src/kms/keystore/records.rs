@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use super::State;
 use crate::crypto::{Secret, derive};
+use crate::kms::KeystoreError;
 use crate::kms::bundle::Header;
 use crate::kms::keyset::{self, ALIAS_PREFIX, KeySet, Parts};
 use crate::kms::sealer::{STATE, Sealer};
-use crate::kms::{KeyId, KeystoreError};
 
 const HEADER: &[u8] = b"header";
 const KEY_PREFIX: &str = "key/";
 const DELETED_PREFIX: &str = "deleted/";
+const GRANT_PREFIX: &str = "grant/";
+const ACCESS_KEY_PREFIX: &str = "access-key/";
 
 /// The sealed records.
 pub(super) struct Records {
@@ -117,9 +119,12 @@ impl Records {
                 parts.cmks.push(keyset::decode_cmk(&plain).ok_or_else(bad)?);
             } else if text.starts_with(DELETED_PREFIX) {
                 parts.deleted.push(serde_json::from_slice(&plain).map_err(|_| bad())?);
+            } else if text.starts_with(GRANT_PREFIX) {
+                parts.grants.push(serde_json::from_slice(&plain).map_err(|_| bad())?);
+            } else if text.starts_with(ACCESS_KEY_PREFIX) {
+                parts.access_keys.push(serde_json::from_slice(&plain).map_err(|_| bad())?);
             } else {
-                let id = String::from_utf8(plain.to_vec()).map_err(|_| bad())?;
-                parts.aliases.insert(text.to_string(), KeyId(id));
+                parts.aliases.insert(text.to_string(), keyset::decode_alias(&plain).ok_or_else(bad)?);
             }
         }
         let keys = KeySet::assemble(parts).ok_or("its records contradict each other")?;
@@ -148,10 +153,25 @@ impl Records {
             batch.insert(&name[..], sealer.seal(&name, &plain));
             names.insert(name);
         }
-        for (alias, id) in new.keys.aliases() {
-            debug_assert!(alias.starts_with(ALIAS_PREFIX), "alias records are told apart by their prefix");
-            batch.insert(alias.as_bytes(), sealer.seal(alias.as_bytes(), id.0.as_bytes()));
-            names.insert(alias.as_bytes().to_vec());
+        for (name, alias) in new.keys.alias_entries() {
+            debug_assert!(name.starts_with(ALIAS_PREFIX), "alias records are told apart by their prefix");
+            batch.insert(name.as_bytes(), sealer.seal(name.as_bytes(), &keyset::encode_alias(alias)));
+            names.insert(name.as_bytes().to_vec());
+        }
+        for grant in new.keys.all_grants() {
+            let name = format!("{GRANT_PREFIX}{}/{}", grant.key.0, grant.id).into_bytes();
+            let is_there = |old: &KeySet| old.grant(&grant.key, &grant.id).is_some_and(|had| Arc::ptr_eq(had, grant));
+            if !old.is_some_and(is_there) {
+                let plain = serde_json::to_vec(&**grant).map_err(io::Error::other)?;
+                batch.insert(&name[..], sealer.seal(&name, &plain));
+            }
+            names.insert(name);
+        }
+        for key in new.keys.access_keys() {
+            let name = format!("{ACCESS_KEY_PREFIX}{}", key.id).into_bytes();
+            let plain = serde_json::to_vec(&**key).map_err(io::Error::other)?;
+            batch.insert(&name[..], sealer.seal(&name, &plain));
+            names.insert(name);
         }
         for name in self.db.iter().keys() {
             let name = name.map_err(into_io)?;

@@ -46,6 +46,8 @@ pub enum Code {
     MalformedPolicyDocument,
     /// MissingAuthenticationTokenException.
     MissingAuthenticationToken,
+    /// NotAuthorizedException.
+    NotAuthorized,
     /// NotFoundException.
     NotFound,
     /// SerializationException.
@@ -87,6 +89,7 @@ impl Code {
             Self::LimitExceeded => "LimitExceededException",
             Self::MalformedPolicyDocument => "MalformedPolicyDocumentException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
+            Self::NotAuthorized => "NotAuthorizedException",
             Self::NotFound => "NotFoundException",
             Self::Serialization => "SerializationException",
             Self::Tag => "TagException",

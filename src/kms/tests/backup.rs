@@ -10,7 +10,7 @@ fn a_backup_is_written_replaced_and_restored_elsewhere() {
     keystore.rotate("alias/a").unwrap();
     let (key, blob) = {
         let kms = fixture.local();
-        kms.generate_data_key(&CALLER, &fixture.id, &context(&[])).unwrap()
+        kms.generate_data_key(Requester::Own, &fixture.id, &context(&[])).unwrap()
     };
     keystore.backup(&file).unwrap();
     let verified = verify_backup(&file, &fixture.recovery).unwrap();
@@ -22,7 +22,7 @@ fn a_backup_is_written_replaced_and_restored_elsewhere() {
     assert!(restored.replaced.is_none());
     let opened = Keystore::open(&elsewhere).unwrap().unlock(&fixture.recovery).unwrap();
     let kms = LocalKms::fixed(opened.keys());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &context(&[])).unwrap(), key);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &context(&[])).unwrap(), key);
     drop(opened);
     let again = restore_backup(&file, &elsewhere, &fixture.recovery, false);
     assert!(matches!(again, Err(KeystoreError::AlreadyExists(_))));

@@ -25,12 +25,12 @@ fn a_retired_version_opens_nothing_and_leaves_no_trace() {
     let (fixture, mut keystore) = Fixture::new();
     let kms = fixture.local();
     let none = context(&[]);
-    let old = kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap().1;
+    let old = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap().1;
     let origin = kms.origin(&old.0).unwrap();
     assert!(matches!(keystore.retire("alias/a", 1), Err(KeystoreError::NewestVersion { version: 1, .. })));
     keystore.rotate("alias/a").unwrap();
     kms.refresh_if_changed().unwrap();
-    let (key, new) = kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap();
+    let (key, new) = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap();
     kms.permits(&origin).unwrap();
     let traces = sealed_now(&fixture, &keystore);
     fs::create_dir(fixture.dir().join("db.damaged-1")).unwrap();
@@ -42,9 +42,9 @@ fn a_retired_version_opens_nothing_and_leaves_no_trace() {
     assert!(traces.iter().all(|trace| !is_in_a_file(&fixture.dir(), trace)));
     assert!(kms.refresh_if_changed().unwrap());
     let destroyed = |reason| matches!(reason, InvalidCiphertext::VersionDestroyed(_, 1));
-    assert!(destroyed(detail(kms.decrypt(&CALLER, &old.0, &none))));
+    assert!(destroyed(detail(kms.decrypt(Requester::Own, &old.0, &none))));
     assert!(kms.permits(&origin).is_err());
-    assert_eq!(kms.decrypt(&CALLER, &new.0, &none).unwrap(), key);
+    assert_eq!(kms.decrypt(Requester::Own, &new.0, &none).unwrap(), key);
     assert!(matches!(keystore.retire("alias/a", 1), Err(KeystoreError::VersionDestroyed { version: 1, .. })));
     assert!(matches!(keystore.retire("alias/a", 7), Err(KeystoreError::NoSuchVersion { .. })));
     // Everything goes on, and so it does after it was opened again.
@@ -98,7 +98,7 @@ fn a_key_whose_date_has_passed_is_gone_at_once_and_destroyed_at_the_next_opening
     let (fixture, mut keystore) = Fixture::new();
     let kms = fixture.local();
     let none = context(&[]);
-    let blob = kms.generate_data_key(&CALLER, &fixture.id, &none).unwrap().1;
+    let blob = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap().1;
     let copy = fixture.home.path().join("copy.bundle");
     keystore.export_subset(std::slice::from_ref(&fixture.id), &copy).unwrap();
     let kept = keystore.create_key("kept").unwrap();
@@ -109,7 +109,7 @@ fn a_key_whose_date_has_passed_is_gone_at_once_and_destroyed_at_the_next_opening
     let traces = sealed_now(&fixture, &keystore);
     assert!(kms.refresh_if_changed().unwrap());
     let gone = KmsError::NotFound(fixture.id.0.clone());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &none).unwrap_err(), gone);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap_err(), gone);
     assert!(keystore.cancel_deletion("alias/a").is_err());
     drop(keystore);
 
@@ -122,10 +122,10 @@ fn a_key_whose_date_has_passed_is_gone_at_once_and_destroyed_at_the_next_opening
     drop(keystore);
     assert!(fixture.open().unwrap().deleted().is_empty());
     assert!(kms.refresh_if_changed().unwrap());
-    assert_eq!(kms.decrypt(&CALLER, &blob.0, &none).unwrap_err(), gone);
+    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap_err(), gone);
     assert_eq!(kms.origin(&blob.0).unwrap().key, fixture.id);
     // The copy in a mounted volume loses it too.
     assert!(kms.update_copy(&copy, &fixture.id).unwrap());
     let copied = LocalKms::open_bundle(&copy, &fixture.recovery).unwrap();
-    assert_eq!(copied.decrypt(&CALLER, &blob.0, &none).unwrap_err(), gone);
+    assert_eq!(copied.decrypt(Requester::Own, &blob.0, &none).unwrap_err(), gone);
 }

@@ -58,7 +58,7 @@ impl Fsck<'_> {
             Err(VolumeError::NotAVolume { .. }) => return Copy::Bad("missing".to_owned()),
             Err(error) => return Copy::Bad(error.to_string()),
         };
-        match header.clone().unlock(self.site.kms, &self.site.caller) {
+        match header.clone().unlock(self.site.kms) {
             Ok(_) => Copy::Good(Box::new(header)),
             Err(_) => Copy::Edited,
         }

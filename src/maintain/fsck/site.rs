@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::envelope::{Binder, EnvelopeStore, Envelopes, NameForm, Object, Sealer, StoreError, Volume, VolumeHeader};
 use crate::envelope::{DIRECTORY_SIDECAR, sidecar_name};
 use crate::fs::side_file;
-use crate::kms::{Caller, KeyId, Kms};
+use crate::kms::{KeyId, Kms, Requester};
 use crate::names::{EncodedName, NameEncoding, Symlinks};
 use crate::sys::{self, Errno, FileKind};
 
@@ -23,7 +23,6 @@ pub struct Site<'a> {
     /// The KMS.
     pub kms: &'a dyn Kms,
     /// Who asks it.
-    pub caller: Caller,
     /// The header.
     pub header: VolumeHeader,
     /// The CMK for new data keys where no directory says otherwise.
@@ -46,14 +45,13 @@ impl<'a> Site<'a> {
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn open(root: &Path, volume: &Volume, kms: &'a dyn Kms, caller: Caller, writable: bool) -> Result<Self, Errno> {
+    pub fn open(root: &Path, volume: &Volume, kms: &'a dyn Kms, writable: bool) -> Result<Self, Errno> {
         let root_fd = sys::dir::open_path(root)?;
         Ok(Self {
             root: root.to_owned(),
             device: sys::stat::of_fd(&root_fd)?.dev,
             root_fd,
             kms,
-            caller,
             header: volume.header.clone(),
             key: volume.header.key().clone(),
             encoding: match volume.header.names() {
@@ -70,7 +68,7 @@ impl<'a> Site<'a> {
 
     /// Asks the KMS for keys of this volume.
     pub fn sealer(&self) -> Sealer<'_> {
-        Sealer { binder: &self.binder, kms: self.kms, caller: &self.caller }
+        Sealer { binder: &self.binder, kms: self.kms, requester: Requester::Own }
     }
 
     /// Runs `act`; if permission is denied and `name` is our own, once more with `bits` added to its mode, which is put

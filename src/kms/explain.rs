@@ -1,0 +1,255 @@
+//! Why a request is allowed or denied, for the owner: which statement or grant decides, and why the others do not.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::authorize::{Decision, authorize, authorize_create_grant, authorize_retire_grant};
+use super::grant::{Grant, Mismatch, Proposal};
+use super::policy::{Examined, Miss, Policy, Request};
+
+/// A decision with everything that bears on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The ARN of who asks.
+    pub principal: String,
+    /// The action.
+    pub action: String,
+    /// The ARN of the CMK.
+    pub resource: String,
+    /// Whether the request is allowed.
+    pub allowed: bool,
+    /// The statement or grant that decides, or that none does.
+    pub reason: String,
+    /// Every statement of the policy, in its order.
+    pub statements: Vec<Examined>,
+    /// Every grant of the key.
+    pub grants: Vec<ExaminedGrant>,
+}
+
+/// One grant, held against a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExaminedGrant {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Why it does not allow the request; `None` if it does.
+    pub mismatch: Option<Mismatch>,
+}
+
+/// What a request needs to be decided, besides policy and grants.
+#[derive(Debug, Clone, Copy)]
+pub enum Asked<'a> {
+    /// Any action but the two below.
+    Action,
+    /// kms:CreateGrant, for this grant.
+    CreateGrant(&'a Proposal<'a>),
+    /// kms:RetireGrant, of this grant.
+    RetireGrant(&'a Grant),
+}
+
+impl Explanation {
+    /// Explains a request to a key with this policy and these grants.
+    pub fn new<'a>(
+        policy: &'a Policy,
+        grants: impl IntoIterator<Item = &'a Grant> + Clone,
+        request: &Request<'_>,
+        asked: Asked<'a>,
+    ) -> Self {
+        let decision: Decision<'_> = match asked {
+            Asked::Action => authorize(policy, grants.clone(), request),
+            Asked::CreateGrant(proposal) => authorize_create_grant(policy, grants.clone(), request, proposal),
+            Asked::RetireGrant(grant) => authorize_retire_grant(policy, grant, request),
+        };
+        let examined = grants.into_iter().map(|grant| ExaminedGrant {
+            id: grant.id.clone(),
+            name: grant.name.clone(),
+            mismatch: match asked {
+                Asked::Action => grant.mismatch(request),
+                Asked::CreateGrant(proposal) => grant.mismatch_for_child(request, proposal),
+                Asked::RetireGrant(retired) => {
+                    (grant.id != retired.id || !decision.allowed).then_some(Mismatch::Operation)
+                }
+            },
+        });
+        Self {
+            principal: request.principal.arn(),
+            action: request.action.to_owned(),
+            resource: request.resource.to_owned(),
+            allowed: decision.allowed,
+            reason: decision.reason.to_string(),
+            statements: policy.examine(request),
+            grants: examined.collect(),
+        }
+    }
+
+    /// The decision in one line, for the owner's log. Of a denial by default it names what came nearest to allowing: a statement
+    /// that only a condition kept from applying, or a grant that is for this principal and operation.
+    pub fn line(&self) -> String {
+        let mut line =
+            if self.allowed { format!("allowed by {}", self.reason) } else { format!("denied: {}", self.reason) };
+        if self.allowed || self.statements.iter().any(|statement| statement.denies && statement.misses.is_empty()) {
+            return line;
+        }
+        for statement in self.statements.iter().filter(|statement| is_near(statement)) {
+            let misses: Vec<String> = statement.misses.iter().map(Miss::to_string).collect();
+            line.push_str(&format!("; {} would, but {}", name(statement), misses.join(", ")));
+        }
+        for grant in &self.grants {
+            if let Some(mismatch @ (Mismatch::Expired | Mismatch::Context | Mismatch::Wider)) = grant.mismatch {
+                line.push_str(&format!("; grant {} would, but {mismatch}", grant.id));
+            }
+        }
+        line
+    }
+}
+
+fn is_near(statement: &Examined) -> bool {
+    !statement.denies && statement.misses.iter().all(|miss| matches!(miss, Miss::Condition { .. }))
+}
+
+fn name(statement: &Examined) -> String {
+    match &statement.sid {
+        Some(sid) => format!("statement {} ({sid})", statement.number),
+        None => format!("statement {}", statement.number),
+    }
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incomplete => out.write_str("it has no Action or no Resource"),
+            Self::Principal => out.write_str("it is for other principals"),
+            Self::Action => out.write_str("it is about other actions"),
+            Self::Resource => out.write_str("it is about other resources"),
+            Self::Condition { operator, key, wanted, found, understood } => {
+                write!(out, "{operator} {key} wants {}", wanted.join(" or "))?;
+                match found.as_slice() {
+                    [] => out.write_str(" and it is absent")?,
+                    found => write!(out, " and it is {}", found.join(", "))?,
+                }
+                if *understood {
+                    Ok(())
+                } else {
+                    out.write_str(" (never met: this key management service does not know it)")
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
+        writeln!(out, "{} {} on {}", self.principal, self.action, self.resource)?;
+        writeln!(out, "{verdict}: {}", self.reason)?;
+        for statement in &self.statements {
+            let effect = if statement.denies { "Deny" } else { "Allow" };
+            write!(out, "  {}, {effect}: ", name(statement))?;
+            if statement.misses.is_empty() {
+                writeln!(out, "applies")?;
+            } else {
+                let misses: Vec<String> = statement.misses.iter().map(Miss::to_string).collect();
+                writeln!(out, "does not apply: {}", misses.join("; "))?;
+            }
+        }
+        for grant in &self.grants {
+            write!(out, "  grant {}", grant.id)?;
+            if let Some(name) = &grant.name {
+                write!(out, " ({name})")?;
+            }
+            match grant.mismatch {
+                None => writeln!(out, ": allows")?,
+                Some(mismatch) => writeln!(out, ": does not apply: {mismatch}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::kms::grant::Constraint;
+    use crate::kms::policy::{ConditionKeys, Key};
+    use crate::kms::{EncryptionContext, KeyId, Principal};
+
+    const ARN: &str = "arn:aws:kms:local:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+    fn grant(id: char, grantee: &str, expires: Option<u64>) -> Grant {
+        Grant {
+            id: id.to_string().repeat(64),
+            key: KeyId("k".to_owned()),
+            name: Some("ci".to_owned()),
+            grantee: Principal::user(grantee).arn(),
+            retiring: None,
+            issuer: Principal::Root.arn(),
+            operations: vec!["Decrypt".to_owned()],
+            constraint: Some(Constraint::Subset(BTreeMap::from([("team".to_owned(), "blue".to_owned())]))),
+            created: 1,
+            expires,
+            parent: None,
+        }
+    }
+
+    fn explain(keys: &ConditionKeys<'_>, grants: &[Grant]) -> Explanation {
+        let ada = Principal::user("ada");
+        let request = Request { principal: &ada, action: "kms:Decrypt", resource: ARN, keys };
+        Explanation::new(&Policy::mount_default(), grants, &request, Asked::Action)
+    }
+
+    #[test]
+    fn an_explanation_names_the_statement_that_allows() {
+        let explanation = explain(&ConditionKeys::at(1).with(Key::ViaService, "kmsfs.local"), &[]);
+        assert_eq!(explanation.line(), "allowed by statement 2 (Allow use through mounts)");
+        assert!(
+            explanation.to_string().contains("\nALLOWED: statement 2 (Allow use through mounts)\n"),
+            "{explanation}"
+        );
+        assert!(
+            explanation
+                .to_string()
+                .contains("statement 1 (Enable IAM User Permissions), Allow: does not apply: it is for other"),
+            "{explanation}"
+        );
+    }
+
+    #[test]
+    fn a_denial_names_what_came_nearest() {
+        let red = EncryptionContext::new([("team", "red")]).unwrap();
+        let grants = [grant('a', "ada", None), grant('b', "ada", Some(99)), grant('c', "eve", None)];
+        let explanation = explain(&ConditionKeys::at(100).context(&red), &grants);
+        assert_eq!(
+            explanation.line(),
+            format!(
+                "denied: no statement and no grant allows it; statement 2 (Allow use through mounts) would, but StringEquals \
+                 kms:ViaService wants kmsfs.local and it is absent; grant {} would, but the encryption context does not meet its \
+                 constraint; grant {} would, but it has expired",
+                "a".repeat(64),
+                "b".repeat(64)
+            )
+        );
+        let text = explanation.to_string();
+        assert!(
+            text.contains(&format!("grant {} (ci): does not apply: it is for another principal", "c".repeat(64))),
+            "{text}"
+        );
+        let json = serde_json::to_value(&explanation).unwrap();
+        assert_eq!(json["allowed"], false);
+        assert_eq!(json["statements"][0]["misses"][0], "Principal");
+        assert_eq!(json["statements"][1]["misses"][0]["Condition"]["key"], "kms:ViaService");
+        assert_eq!(json["grants"][1]["mismatch"], "Expired");
+    }
+
+    #[test]
+    fn a_grant_that_allows_is_named() {
+        let blue = EncryptionContext::new([("team", "blue")]).unwrap();
+        let explanation =
+            explain(&ConditionKeys::at(100).context(&blue), &[grant('c', "eve", None), grant('a', "ada", None)]);
+        assert_eq!(explanation.line(), format!("allowed by grant {}", "a".repeat(64)));
+        assert_eq!(explanation.grants[1].mismatch, None);
+    }
+}
