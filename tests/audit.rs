@@ -51,7 +51,8 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+        let binary = std::env::var_os("KMSFS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kmsfs").into());
+        let mut command = Command::new(binary);
         command.args(arguments).arg("--keystore").arg(self.keystore()).stdin(Stdio::null());
         command
     }
@@ -265,6 +266,24 @@ fn on_a_full_disk_changes_are_refused_uses_go_on_and_the_gap_is_counted() {
     let verified = audit::verify(&dir, &keys_of(&place.keystore()), None).expect("it reads").expect("a log");
     assert_eq!(verified.fault, None);
     assert!(found.iter().any(|event| event.event_time == 7_000_000));
+}
+
+#[test]
+fn what_root_writes_belongs_to_the_keystores_owner() {
+    const NOBODY: u32 = 65534;
+    let place = Place::new();
+    std::os::unix::fs::chown(place.keystore(), Some(NOBODY), Some(NOBODY)).expect("these tests run as root");
+    let log = place.log();
+    log.record(event("ada", "Decrypt", 1)).expect("use");
+    log.record(event("ada", "EnableKey", 2)).expect("change");
+    drop(log);
+    let mut paths = vec![place.log_dir()];
+    paths.extend(fs::read_dir(place.log_dir()).expect("the folder").map(|entry| entry.expect("an entry").path()));
+    assert_eq!(paths.len(), 6, "folder, lock, file, anchor, last uses, reserve: {paths:?}");
+    for path in paths {
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).expect("it is there"));
+        assert_eq!(owner, NOBODY, "{}", path.display());
+    }
 }
 
 #[test]
