@@ -363,6 +363,10 @@ fn the_command_verifies_and_names_file_and_line() {
     let output = place.unlocked(&["audit", "verify"]);
     assert_eq!(output.status.code(), Some(10), "{}", words(&output));
     assert!(words(&output).contains("events-00000001.jsonl, line 4"), "{}", words(&output));
+    fs::remove_dir_all(place.log_dir()).expect("removed");
+    assert_eq!(place.unlocked(&["audit", "verify"]).status.code(), Some(8), "nothing shows that there was a log");
+    let output = place.unlocked(&["audit", "verify", "--head", &head]);
+    assert_eq!(output.status.code(), Some(10), "but a head does: {}", words(&output));
     fs::write(place.at("pass"), "wrong\n").expect("another passphrase");
     assert_eq!(place.unlocked(&["audit", "verify"]).status.code(), Some(3));
 }

@@ -155,6 +155,11 @@ fn files_follow_one_another_and_old_ones_go() {
     let times: Vec<u64> = named(dir.path(), "Decrypt").iter().map(|event| event.event_time).collect();
     assert_eq!(times.last(), Some(&79));
     assert!(times.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{times:?}");
+    let outgrown = Head { sequence: 1, mac: "0".repeat(64) };
+    let compared = verify(dir.path(), &keys(), Some(&outgrown)).unwrap().unwrap();
+    assert!(compared.is_head_outgrown && compared.fault.is_none());
+    let compared = verify(dir.path(), &keys(), Some(&verified.head)).unwrap().unwrap();
+    assert!(!compared.is_head_outgrown && compared.fault.is_none());
     fs::remove_file(file_path(dir.path(), numbers[0])).unwrap();
     let fault = checked(dir.path()).fault.unwrap();
     assert_eq!((fault.file, fault.line), (file_path(dir.path(), numbers[0]), None));
