@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::json;
@@ -13,7 +14,7 @@ use super::kms_show::{Ask, pair};
 use super::output::{self, line};
 use super::{key_alias, key_settings, key_use};
 use crate::kms::policy::Policy;
-use crate::kms::{Cmk, KeySet, KeyState, Keystore};
+use crate::kms::{BUNDLE_NAME, Cmk, KeySet, KeyState, KeystoreError, LocalKms, Operation};
 
 /// Arguments of `kmsfs key`.
 #[derive(clap::Args)]
@@ -164,15 +165,18 @@ fn rotate(keystore: &KeystoreArgs, key: &str, json: bool) -> Result<(), Failure>
 
 fn delete(args: &KeystoreArgs, (key, days): (&str, u32), volumes: &[PathBuf], json: bool) -> Result<(), Failure> {
     let dir = args.dir()?;
+    if !(7..=30).contains(&days) {
+        return Err(KeystoreError::WaitingPeriod(days).into());
+    }
     let (cmk, losses, deletion_date) = args.secret.unlock(|secret| {
-        let mut keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        keystore.check_deletable(key, days)?;
-        let cmk = keystore.describe_key(key)?;
+        let kms = LocalKms::open_bundle(&dir.join(BUNDLE_NAME), &secret)?;
+        let cmk = Arc::clone(kms.keys().resolve(key)?);
+        cmk.require(Operation::ScheduleDeletion)?;
         // A scan reads the bundle, and may have to unlock volumes.
-        drop(keystore);
         let losses = key_use::losses(&dir, &secret, &cmk, volumes, json)?;
-        keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        Ok((cmk, losses, keystore.schedule_deletion(key, days)?))
+        let parameters = json!({ "KeyId": cmk.id, "PendingWindowInDays": days });
+        let answer = Kms::open_with(&dir, &secret)?.call("ScheduleKeyDeletion", parameters)?;
+        Ok((cmk, losses, answer["DeletionDate"].as_u64().unwrap_or_default()))
     })?;
     if json {
         return output::json(&json!({ "key": cmk.id, "deletion_date": deletion_date, "volumes": losses }));

@@ -1,5 +1,6 @@
 //! Operations of the KMS: through the server that holds the keystore open, or on the keystore itself.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use super::keystore::KeystoreArgs;
 use crate::kms::api::Client;
 use crate::kms::audit::Options;
 use crate::kms::service::{ApiError, Call, Code as ApiCode, LOCAL_REGION, Service, Source};
-use crate::kms::{BUNDLE_NAME, KeySet, LocalKms, Principal};
+use crate::kms::{BUNDLE_NAME, KeySet, Keystore, LocalKms, Principal, UnlockSecret};
 
 /// The KMS of a keystore, for as many operations as a command needs.
 pub(super) enum Kms {
@@ -23,10 +24,22 @@ pub(super) enum Kms {
 impl Kms {
     /// Finds the server of a keystore, or unlocks the keystore.
     pub(super) fn open(args: &KeystoreArgs) -> Result<Self, Failure> {
-        if let Ok(server) = Client::of_keystore(&args.dir()?) {
-            return Ok(Self::Server(Box::new(server)));
+        match Client::of_keystore(&args.dir()?) {
+            Ok(server) => Ok(Self::Server(Box::new(server))),
+            Err(_) => Self::here(args.open()?),
         }
-        Ok(Self::Here(Box::new(Service::new(args.open()?, Options::default())?)))
+    }
+
+    /// As [`Kms::open`], with a secret that is known already.
+    pub(super) fn open_with(dir: &Path, secret: &UnlockSecret) -> Result<Self, Failure> {
+        match Client::of_keystore(dir) {
+            Ok(server) => Ok(Self::Server(Box::new(server))),
+            Err(_) => Self::here(Keystore::open(dir)?.unlock(secret)?),
+        }
+    }
+
+    fn here(keystore: Keystore) -> Result<Self, Failure> {
+        Ok(Self::Here(Box::new(Service::new(keystore, Options::default())?)))
     }
 
     /// Has the KMS run an operation, as the owner of the keystore: who unlocks a keystore has all of it. A server goes by the

@@ -142,9 +142,14 @@ impl Bundle {
 
     /// The CMKs in it. `None` if it was not sealed under this root key or does not decode.
     pub(super) fn open(&self, root: &Secret<32>) -> Option<KeySet> {
+        KeySet::decode(&self.plain(root)?)
+    }
+
+    /// The plain encoding of the state in it. `None` if it was not sealed under this root key.
+    pub(super) fn plain(&self, root: &Secret<32>) -> Option<Zeroizing<Vec<u8>>> {
         let mut plain = Zeroizing::new(vec![0; self.sealed.len()]);
         derive::bundle_key(root).open(&self.nonce, &self.clear, &self.sealed, &self.tag, &mut plain).ok()?;
-        KeySet::decode(&plain)
+        Some(plain)
     }
 }
 

@@ -116,6 +116,9 @@ pub enum KeystoreError {
     /// This build makes no key pairs.
     #[error("this kmsfs was built without AWS-LC and has no asymmetric keys. Next: make a symmetric key")]
     NoKeyPairs,
+    /// A key pair has one version only.
+    #[error("key {0} is asymmetric and cannot be rotated. Next: create another key and point the alias at it")]
+    NotRotatable(String),
     /// All 65,535 versions are used.
     #[error("key {0} has as many versions of key material as fit. Next: create another key and point the alias at it")]
     TooManyVersions(String),

@@ -379,6 +379,9 @@ impl Cmk {
 
     /// The same CMK with one version more.
     pub(super) fn rotated(&self, why: RotationType) -> Result<Self, KeystoreError> {
+        if self.spec.is_asymmetric() {
+            return Err(KeystoreError::NotRotatable(self.id.0.clone()));
+        }
         let number =
             self.newest().number.checked_add(1).ok_or_else(|| KeystoreError::TooManyVersions(self.id.0.clone()))?;
         let mut rotated = self.clone();

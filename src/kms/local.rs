@@ -240,6 +240,12 @@ impl LocalKms {
 
     fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
         cmk.require(Operation::Wrap)?;
+        if cmk.spec.is_asymmetric() {
+            return Err(KmsError::AccessDenied(format!(
+                "key {} is asymmetric, and data keys need a symmetric one",
+                cmk.id.0
+            )));
+        }
         let (version, material) = cmk.wrapping();
         let origin = Origin { number: cmk.number, version };
         Ok(blob::seal(origin, material, data_key.expose(), context))

@@ -12,6 +12,7 @@ use super::*;
 
 mod backup;
 mod destroy;
+mod older;
 
 fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     EncryptionContext::new(pairs.iter().copied()).unwrap()

@@ -216,6 +216,9 @@ fn of_blob(keys: &KeySet, ciphertext: &[u8]) -> Result<(Arc<Cmk>, u16), ApiError
     let origin = Blob::parse(ciphertext).map_err(|reason| invalid(reason.to_string()))?.origin;
     let cmk =
         keys.of_blob(origin.number).map_err(|error| unknown_key(format!("key number {}: {error}", origin.number)))?;
+    if cmk.spec.is_asymmetric() {
+        return Err(invalid(format!("key {} is asymmetric, and its ciphertexts are no blobs", cmk.id.0)));
+    }
     if cmk.is_gone() {
         return Err(unknown_key(format!("the deletion date of key {} has passed", cmk.id.0)));
     }

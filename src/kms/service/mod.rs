@@ -45,7 +45,7 @@ use super::audit::{AuditError, Event, FOLDER, Log, Options};
 use super::clock::now;
 use super::control::NewKey;
 use super::grant::TokenKey;
-use super::{KeyId, KeyManager, KeySet, Keystore, KeystoreError};
+use super::{KeyId, KeyManager, KeySet, Keystore, KeystoreError, Operation};
 use asked::{Asked, Trace};
 use catalog::{Entry, Run};
 use params::Params;
@@ -74,7 +74,8 @@ impl Service {
         let keys = keystore.keys();
         let due = AtomicU64::new(keys.next_event().unwrap_or(u64::MAX));
         let tokens = keystore.grant_token_key();
-        record_own(&log, keystore.deleted(), keystore.rotated());
+        record_own(&log, "DeleteKey", keystore.deleted());
+        record_own(&log, "RotateKey", keystore.rotated());
         Ok(Self { keystore: Mutex::new(keystore), keys: RwLock::new(keys), due, tokens, log })
     }
 
@@ -172,7 +173,8 @@ impl Service {
         self.with_keystore(|keystore| {
             let before = (keystore.deleted().len(), keystore.rotated().len());
             keystore.catch_up();
-            record_own(&self.log, &keystore.deleted()[before.0..], &keystore.rotated()[before.1..]);
+            record_own(&self.log, "DeleteKey", &keystore.deleted()[before.0..]);
+            record_own(&self.log, "RotateKey", &keystore.rotated()[before.1..]);
         });
     }
 
@@ -192,19 +194,19 @@ impl Service {
                 alias: Some(SERVICE_ALIAS),
                 ..NewKey::described(description)
             };
-            keystore.create_cmk(new).map(|_| ()).map_err(ApiError::from)
+            let id = keystore.create_cmk(new).map_err(ApiError::from)?;
+            record_own(&self.log, "CreateKey", &[id]);
+            Ok(())
         })
     }
 }
 
 /// Records what the service did by itself.
-fn record_own(log: &Log, deleted: &[KeyId], rotated: &[KeyId]) {
-    for (name, keys) in [("DeleteKey", deleted), ("RotateKey", rotated)] {
-        for key in keys {
-            let event = Event::of_service(name, now()).with_key(key_arn(LOCAL_REGION, key));
-            if let Err(error) = log.record(event) {
-                log::warn!("{error}; {name} of {} is not in it", key.0);
-            }
+fn record_own(log: &Log, name: &'static str, keys: &[KeyId]) {
+    for key in keys {
+        let event = Event::of_service(name, now()).with_key(key_arn(LOCAL_REGION, key));
+        if let Err(error) = log.record(event) {
+            log::warn!("{error}; {name} of {} is not in it", key.0);
         }
     }
 }
@@ -215,7 +217,7 @@ fn unrecorded(error: &AuditError) -> ApiError {
 
 /// Whether a request names the service managed key where that may be the first use of it.
 fn names_service_key(entry: &Entry, params: &Params<'_>) -> bool {
-    let uses = matches!(entry.run, Run::Read(_)) && !entry.name.starts_with("List");
+    let uses = matches!(entry.needs, Operation::Wrap | Operation::Unwrap) || entry.name == "DescribeKey";
     uses && ["KeyId", "DestinationKeyId"].iter().any(|name| params.mentions(name, SERVICE_ALIAS))
 }
 

@@ -8,6 +8,11 @@ use super::*;
 use crate::kms::{ACCOUNT, Principal, UnlockSecret};
 
 mod basics;
+mod control;
+mod data;
+mod grants;
+mod rotation;
+mod states;
 
 const REGION: &str = "eu-central-1";
 
