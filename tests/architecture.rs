@@ -49,7 +49,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         &["crypto/"],
     ),
     (&["libc", "rustix", "uzers"], &["sys/"]),
-    (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif"], &["cli/", "main.rs"]),
+    (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif", "sd_notify"], &["cli/", "main.rs"]),
     (&["log"], &["cli/", "fuse/", "fs/", "maintain/", "envelope/", "names/", "kms/", "sys/", "main.rs"]),
     (
         &[

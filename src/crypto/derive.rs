@@ -24,10 +24,10 @@
 //! | keystore root key | `store` | - | 32 | GCM key for keystore records |
 //! | keystore root key | `bundle` | - | 32 | GCM key for the bundle |
 //! | keystore root key | `grant` | - | 32 | HMAC key for grant tokens |
-//! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
-//! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 //! | keystore root key | `akey` | - | 32 | HMAC key for the secrets of access keys |
 //! | keystore root key | `sess` | - | 32 | HMAC key for short-lived credentials |
+//! | keystore root key | `audit` | - | 32 | HMAC key for the lines of the audit log |
+//! | keystore root key | `anchor` | - | 32 | HMAC key for the files beside the audit log |
 //!
 //! Beside them stands the signing key of AWS Signature Version 4 ([`sigv4_key`]), a chain of HMACs that AWS prescribes.
 

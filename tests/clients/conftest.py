@@ -38,20 +38,24 @@ class Server:
         assert done.returncode == 0, f"kmsfs {arguments}: {done.stderr}"
         return done.stdout
 
-    def start(self):
+    def start(self, *more):
         self.base.chmod(0o755)
         self.passfile.write_text("passphrase of the clients\n")
         self.passfile.chmod(0o600)
         (self.base / "vault").mkdir()
         self.kmsfs("init", str(self.base / "vault"), "--unlock-time", "1", "--passfile", str(self.passfile))
-        arguments = ["serve", "--foreground", "--listen", "127.0.0.1:0", "--unix", str(self.socket), "--passfile", str(self.passfile)]
+        arguments = ["serve", "--foreground", "--listen", "127.0.0.1:0", "--unix", str(self.socket), "--passfile", str(self.passfile), *more]
         environment = {**os.environ, "KMSFS_KEYSTORE": str(self.keystore)}
         self.log = open(self.base / "serve.log", "w", encoding="utf-8")
         self.process = subprocess.Popen([self.binary, *arguments], env=environment, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
-        assert "http://127.0.0.1:" in line, line + (self.base / "serve.log").read_text()
-        self.url = next(word for word in line.split() if word.startswith("http://"))
-        self.config.write_text(self.kmsfs("aws-config", "--region", REGION, "--unix", str(self.socket)))
+        assert "://127.0.0.1:" in line, line + (self.base / "serve.log").read_text()
+        self.url = next(word for word in line.split() if "://" in word)
+        profile = self.kmsfs("aws-config", "--region", REGION, "--unix", str(self.socket))
+        # The same for somebody else, who may have no Python of their own to run a client with.
+        other = profile.replace("[profile kmsfs]", f"[profile {USER}]")
+        other = other.replace("credential_process = ", f"credential_process = runuser -u {USER} -- ")
+        self.config.write_text(profile + other)
         self.config.chmod(0o644)
 
     def stop(self):
@@ -74,9 +78,10 @@ class Server:
             "AWS_PAGER": "",
         }
 
-    def run(self, *command, user=None, **options):
-        """Runs a client; as another user if asked to."""
-        return subprocess.run(command, env=self.environment(), user=user, group=user, capture_output=True, text=True, check=False, timeout=120, **options)
+    def run(self, *command, profile="kmsfs", **options):
+        """Runs a client."""
+        environment = {**self.environment(), "AWS_PROFILE": profile}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120, **options)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 // The AWS Encryption SDK and the AWS SDK for JavaScript: node esdk.mjs encrypt|decrypt|errors KEY [FROM TO]
 import { readFileSync, writeFileSync } from 'node:fs'
-import { buildClient, CommitmentPolicy, KmsKeyringNode } from '@aws-crypto/client-node'
+import { buildClient, CommitmentPolicy, getClient, KMS, KmsKeyringNode } from '@aws-crypto/client-node'
 import { CreateKeyCommand, DecryptCommand, DescribeKeyCommand, DisableKeyCommand, EncryptCommand, KMSClient } from '@aws-sdk/client-kms'
 
 const [verb, key, from, to] = process.argv.slice(2)
 const { encrypt, decrypt } = buildClient(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
-const clientProvider = (region) => new KMSClient({ region })
+const clientProvider = getClient(KMS, {})
 const keyring = new KmsKeyringNode({ clientProvider, generatorKeyId: key })
 
 async function nameOf (call) {

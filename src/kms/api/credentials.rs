@@ -52,7 +52,7 @@ impl Keystore {
 
 impl CredentialKeys {
     /// Those of the keystore with this root key.
-    fn new(root: &Secret<32>) -> Self {
+    pub(super) fn new(root: &Secret<32>) -> Self {
         Self { access: derive::access_key_key(root), session: derive::session_key(root) }
     }
 

@@ -161,6 +161,7 @@ fn changes(operation: &str) -> bool {
         "Sign",
         "Verify",
     ];
+    let operation = operation.strip_prefix("kmsfs.").unwrap_or(operation);
     operation.starts_with("GenerateDataKeyPair") || !QUICK.iter().any(|quick| operation.starts_with(quick))
 }
 
@@ -217,6 +218,7 @@ mod tests {
             "EnableKey",
             "RotateKeyOnDemand",
             "kmsfs.CreateAccessKey",
+            "kmsfs.DeleteAccessKey",
             "Unknown",
         ] {
             assert!(changes(operation), "{operation}");
