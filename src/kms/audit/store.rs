@@ -60,6 +60,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
     let path = dir.join(LOCK);
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.map_err(AuditError::io("open", &path))?;
+    sealed::give_to_owner(dir, &path);
     let deadline = Instant::now() + LOCK_WAIT;
     let mut pause = Duration::from_micros(50);
     loop {
@@ -112,7 +113,7 @@ impl Store {
     }
 
     fn try_append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
-        bundle_file::make_private_dir(&self.dir)?;
+        self.make_folder()?;
         let _lock = lock(&self.dir)?;
         let Resume { mut at, torn, damage } = self.resume()?;
         let is_full = at.length >= self.options.max_file_bytes && !events.is_empty();
@@ -170,6 +171,15 @@ impl Store {
         self.at.as_ref().map_or(Ok(()), |at| self.sync_data(at))
     }
 
+    fn make_folder(&self) -> Result<(), AuditError> {
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        bundle_file::make_private_dir(&self.dir)?;
+        sealed::give_to_owner(self.dir.parent().unwrap_or(&self.dir), &self.dir);
+        Ok(())
+    }
+
     fn write(&self, at: &Position, lines: &[u8]) -> Result<(), AuditError> {
         if lines.is_empty() {
             return Ok(());
@@ -177,6 +187,9 @@ impl Store {
         let path = file_path(&self.dir, at.file);
         let open = OpenOptions::new().append(true).create(at.length == 0).mode(0o600).open(&path);
         let mut file = open.map_err(AuditError::io("open", &path))?;
+        if at.length == 0 {
+            sealed::give_to_owner(&self.dir, &path);
+        }
         file.write_all(lines).map_err(|error| {
             // What remains of it would be found as a torn line.
             if let Err(error) = file.set_len(at.length) {
@@ -225,6 +238,7 @@ impl Store {
         let is_whole = fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
         if !is_whole {
             bundle_file::replace_copy(&reserve, &[b' '; RESERVE_LEN])?;
+            sealed::give_to_owner(&self.dir, &reserve);
         }
         self.reserve_gone = false;
         Ok(())
