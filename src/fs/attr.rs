@@ -252,6 +252,7 @@ impl EncryptedFs {
         if size == 0 && file.content.is_unkeyed() {
             return Ok(());
         }
+        file.backing.admit(false)?;
         let cut = self.content_for_writing(file)?.truncate(size);
         file.pin_mtime(None);
         self.after_write(file);

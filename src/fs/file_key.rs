@@ -1,6 +1,6 @@
 //! Data keys of files: asked for when a file is made or opened, and stored before its first byte.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
@@ -82,8 +82,9 @@ impl EncryptedFs {
             if self.envelopes.sidecars().is_some() {
                 return self.store_sidecar(file, &envelope);
             }
-            let fd = file.backing.fd();
-            Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
+            let create =
+                |fd: BorrowedFd<'_>| Ok(self.envelopes.create(Object::File { fd, at: None }, &envelope.encode())?);
+            file.backing.past_flags(create, |error| matches!(error, Error::Sys(Errno::PERM)))
         };
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => {

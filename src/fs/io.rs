@@ -65,6 +65,10 @@ impl EncryptedFs {
         if mode.write || mode.truncate {
             self.writable()?;
             self.upkeep.guards.admit_writer(ino)?;
+            // The backing store judges the first open only.
+            if let Some(file) = self.files.peek(ino) {
+                file.backing.admit(mode.append && !mode.truncate)?;
+            }
         }
         if mode.truncate
             && let Some(file) = self.cut_unread(caller, ino)?
@@ -185,6 +189,8 @@ impl EncryptedFs {
     pub fn fallocate(&self, caller: &Caller, handle: u64, at: u64, len: u64, what: Allocation) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
+        // As fallocate(2) has it: who may only append may reserve.
+        file.backing.admit(matches!(what, Allocation::Reserve { .. }))?;
         let done = self.content_for_writing(file).and_then(|content| {
             match what {
                 Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
@@ -237,13 +243,24 @@ impl EncryptedFs {
 
     /// The inode flags of chattr(1).
     pub fn inode_flags(&self, handle: u64) -> Result<u32> {
-        Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?)
+        match self.file_handles.get(handle) {
+            Ok(handle) => Ok(handle.file.backing.flags()?),
+            Err(_) => Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?),
+        }
     }
 
     /// Sets the inode flags of chattr(1).
     pub fn set_inode_flags(&self, handle: u64, flags: u32) -> Result<()> {
         self.writable()?;
-        Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?)
+        let Ok(handle) = self.file_handles.get(handle) else {
+            return Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?);
+        };
+        let file = &handle.file;
+        if flags & (sys::file::IMMUTABLE | sys::file::APPEND_ONLY) != 0 {
+            // What was written before is put where it belongs before that is forbidden.
+            file.sync(true).and_then(|()| file.settle()).map_err(|error| self.report(file.ino, error))?;
+        }
+        Ok(file.backing.set_flags(flags)?)
     }
 
     fn any_fd(&self, handle: u64) -> Result<Arc<std::os::fd::OwnedFd>> {
