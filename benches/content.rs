@@ -4,6 +4,7 @@
 mod memory;
 
 use std::hint::black_box;
+use std::sync::Mutex;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kmsfs::content::{Content, ContentKey, Durability};
