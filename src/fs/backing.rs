@@ -1,9 +1,9 @@
 //! The backing file of an open file, as `content` wants to see it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -11,11 +11,18 @@ use crate::content::{BackingFile, CipherOffset, TailRecord};
 use crate::envelope::TailLog;
 use crate::sys::{self, Errno};
 
+/// No file is so long.
+const UNKNOWN: u64 = u64::MAX;
+
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
 /// first one could not.
 pub struct Backing {
     fd: RwLock<Arc<OwnedFd>>,
     writable: AtomicBool,
+    /// Whether anything was written since the modification time was set last.
+    touched: AtomicBool,
+    /// The length that was found when it was opened, until it is used or the file is changed; else [`UNKNOWN`].
+    found_len: AtomicU64,
     /// Where the end of an XTS file is kept while it is cut.
     tails: Option<Arc<TailLog>>,
 }
@@ -23,7 +30,13 @@ pub struct Backing {
 impl Backing {
     /// The file that `fd` is open on.
     pub fn new(fd: OwnedFd, writable: bool) -> Self {
-        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), tails: None }
+        Self {
+            fd: RwLock::new(Arc::new(fd)),
+            writable: AtomicBool::new(writable),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            tails: None,
+        }
     }
 
     /// The same, with a place for the end of an XTS file.
@@ -33,7 +46,13 @@ impl Backing {
 
     /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
     pub fn shared(fd: &Arc<OwnedFd>) -> Self {
-        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), tails: None }
+        Self {
+            fd: RwLock::new(fd.clone()),
+            writable: AtomicBool::new(true),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            tails: None,
+        }
     }
 
     /// The descriptor of the moment.
@@ -52,6 +71,37 @@ impl Backing {
         self.writable.store(true, Ordering::Release);
     }
 
+    /// Notes its length, which was just found.
+    pub fn found_len(&self, len: u64) {
+        self.found_len.store(len, Ordering::Release);
+    }
+
+    /// The length in bytes, from the store only if it is not known.
+    pub fn current_len(&self) -> io::Result<u64> {
+        match self.found_len.load(Ordering::Acquire) {
+            UNKNOWN => self.with(|fd| Ok(sys::stat::of_fd(fd)?.size)),
+            len => Ok(len),
+        }
+    }
+
+    /// It has, or shall have, another modification time than was set.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether the store may have given it another modification time since this was asked last.
+    pub fn was_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::AcqRel)
+    }
+
+    /// For what changes the modification time: noted afterwards, so that it is never missed.
+    fn change<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        let done = self.with(act);
+        self.touch();
+        done
+    }
+
     fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
         // The clone keeps the descriptor open without holding the lock during the call.
         let fd = self.fd();
@@ -65,15 +115,21 @@ impl BackingFile for Backing {
     }
 
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
-        self.with(|fd| sys::file::write_at(fd, buf, at.0))
+        self.change(|fd| sys::file::write_at(fd, buf, at.0))
+    }
+
+    fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        self.change(|fd| sys::file::write_parts(fd, parts, at.0))
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|fd| Ok(sys::stat::of_fd(fd)?.size))
+        let len = self.current_len();
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        len
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|fd| match sys::file::set_len(fd, len) {
+        self.change(|fd| match sys::file::set_len(fd, len) {
             // Of a file that may only be appended to (chattr +a). Whoever had it open before may write on, as on ext4,
             // so it must grow: by a zero at its new end.
             Err(Errno::PERM) if len > sys::stat::of_fd(fd)?.size => sys::file::write_at(fd, &[0], len - 1),
@@ -82,11 +138,11 @@ impl BackingFile for Backing {
     }
 
     fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::allocate(fd, at.0, len))
+        self.change(|fd| sys::file::allocate(fd, at.0, len))
     }
 
     fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::punch_hole(fd, at.0, len))
+        self.change(|fd| sys::file::punch_hole(fd, at.0, len))
     }
 
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
@@ -107,6 +163,11 @@ impl BackingFile for Backing {
 
     fn drop_tail(&self, id: &[u8; 16]) -> io::Result<()> {
         self.tails.as_ref().map_or(Ok(()), |tails| tails.forget(id))
+    }
+
+    fn will_read(&self, at: CipherOffset, len: u64) {
+        // Advice is never needed.
+        let _ = self.with(|fd| sys::file::will_read(fd, at.0, len));
     }
 
     fn sync_data(&self) -> io::Result<()> {
