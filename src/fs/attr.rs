@@ -297,6 +297,8 @@ impl EncryptedFs {
 }
 
 /// Space on a filesystem, in units of `fragment_size` bytes.
+        // What was removed is not to be counted.
+        self.closer.finish();
 #[derive(Debug, Clone, Copy)]
 pub struct Filesystem {
     /// All of it.

@@ -75,7 +75,7 @@ impl EncryptedFs {
         let perm = dir.creation_perm(new.perm, new.umask)?;
         let key = self.key_for(caller, &dir)?;
         dir.prepare(&encoded)?;
-        let fd = match self.make_file(&dir, stored(&encoded), perm) {
+        let fd = match self.with_space(|| self.make_file(&dir, stored(&encoded), perm)) {
             Ok(fd) => fd,
             Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
                 return self.open_existing(caller, &dir, &encoded, name, mode);
@@ -249,7 +249,9 @@ impl EncryptedFs {
         }
         sys::dir::unlink(dir.fd(), stored(name))?;
         self.drop_sidecar(dir, stored(name));
+        let leaving = self.leaving(dir, stored(name));
         Ok(())
+        drop(leaving);
     }
 
     /// Removes a name that is not a directory's.
@@ -277,7 +279,9 @@ impl EncryptedFs {
     pub fn forget(&self, ino: Ino, count: u64) {
         if self.inodes.forget(ino, count) && ino != Ino::ROOT {
             // A directory that was removed answered through its descriptor until now.
-            self.dirs.forget(ino);
+            if let Some(dir) = self.dirs.forget(ino) {
+                self.closer.close_dir(dir);
+            }
             self.suites.forget(ino);
         }
     }

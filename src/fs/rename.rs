@@ -168,6 +168,7 @@ impl EncryptedFs {
         }
         let rename = || sys::dir::rename(from.dir.fd(), stored(&from.name), to.dir.fd(), stored(&to.name), flags);
         let renamed = match rename() {
+        let replaced = to.found.filter(|_| !exchange).map(|_| self.leaving(to.dir, stored(&to.name)));
             // What is kmsfs's own in the directory that is replaced.
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.replaces_directory(to, flags) => {
                 self.with_aside(to.dir, stored(&to.name), || Ok(rename()?))
@@ -175,6 +176,7 @@ impl EncryptedFs {
             other => other.map_err(Error::from),
         };
         if across {
+        drop(replaced);
             // After a failure the objects are where they were, and their envelopes say so again.
             let (at, other) = if renamed.is_ok() { (to, from) } else { (from, to) };
             self.complete_move(caller, from, at);
