@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attr::SETGID;
 use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
+use super::inode::Attributes;
 use super::io::OpenMode;
 use super::open_file::is_long;
 use super::removal::unseen_name;
@@ -75,6 +76,7 @@ impl EncryptedFs {
         let perm = dir.creation_perm(new.perm, new.umask)?;
         let key = self.key_for(caller, &dir)?;
         dir.prepare(&encoded)?;
+        let changes = self.inodes.attribute_changes();
         let fd = match self.with_space(|| self.make_file(&dir, stored(&encoded), perm)) {
             Ok(fd) => fd,
             Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
@@ -97,6 +99,7 @@ impl EncryptedFs {
             }
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
+        self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
         let handle = self.new_handle(caller, file, mode)?;
         Ok(Created { looked, handle })
@@ -247,6 +250,8 @@ impl EncryptedFs {
             let file = if stat.kind == FileKind::File { Some(self.ino_of(&stat)?) } else { None };
             self.keep_envelope(Spot { dir, name: stored(name), file })?;
         }
+        self.inodes.attributes_change();
+        let leaving = self.leaving(dir, stored(name));
         sys::dir::unlink(dir.fd(), stored(name))?;
         self.drop_sidecar(dir, stored(name));
         let leaving = self.leaving(dir, stored(name));
