@@ -234,11 +234,11 @@ impl EncryptedFs {
         self.log_mirror(caller, &key, &envelope, parent.place())?;
         // Once it has its name it must never be without its key, not even after a power cut.
         self.envelopes.sync(Object::Directory(fd.as_fd()))?;
-        let stat = sys::stat::of_fd(&fd)?;
         let surplus = 0o700 & !perm;
+        let made_perm = if surplus == 0 { None } else { Some(sys::stat::of_fd(&fd)?.perm) };
         self.give_to_caller(caller, parent, &fd)?;
-        if surplus != 0 {
-            sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
+        if let Some(perm) = made_perm {
+            sys::file::chmod(fd.as_fd(), perm & !surplus)?;
         }
         Ok((fd, (key, self.gift_of(&envelope)?)))
     }
@@ -253,10 +253,9 @@ impl EncryptedFs {
         self.inodes.attributes_change();
         let leaving = self.leaving(dir, stored(name));
         sys::dir::unlink(dir.fd(), stored(name))?;
-        self.drop_sidecar(dir, stored(name));
-        let leaving = self.leaving(dir, stored(name));
-        Ok(())
         drop(leaving);
+        self.drop_sidecar(dir, stored(name));
+        Ok(())
     }
 
     /// Removes a name that is not a directory's.
