@@ -95,7 +95,8 @@ impl Inode {
 /// location, and afterwards, without the old one, so that the inode can be reached at every moment.
 #[derive(Default)]
 pub struct InodeTable {
-    inodes: Mutex<HashMap<Ino, Inode>>,
+    /// Each in a box: half of a hash table is empty, and that half must be small.
+    inodes: Mutex<HashMap<Ino, Box<Inode>>>,
     /// How often an attribute was set, or another object got a name.
     attribute_changes: AtomicU64,
 }
@@ -110,19 +111,15 @@ impl InodeTable {
             stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
         let generation = born.wrapping_add(corrections);
         let mut inodes = self.inodes.lock();
-        let fresh = || Inode {
-            at: at.clone(),
-            more: None,
-            lookups: 0,
-            generation,
-            kind: stat.kind,
-            attributes: Attributes::Unknown,
+        let fresh = || {
+            let attributes = Attributes::Unknown;
+            Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind, attributes }
         };
-        let inode = inodes.entry(ino).or_insert_with(fresh);
+        let inode = inodes.entry(ino).or_insert_with(|| Box::new(fresh()));
         if inode.generation != generation || inode.kind != stat.kind {
             // The number was reused. The kernel's references to the old file are still counted here, because
             // it will forget them by the same number.
-            *inode = Inode { lookups: inode.lookups, ..fresh() };
+            **inode = Inode { lookups: inode.lookups, ..fresh() };
         }
         inode.lookups += 1;
         inode.attributes = Attributes::Unknown;
