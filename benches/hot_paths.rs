@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kmsfs::content::{Content, ContentKey, Durability, backing_len, plain_size};
 use kmsfs::crypto::{DataKey, GcmKey, NONCE_LEN, TAG_LEN};
-use kmsfs::kms::{Caller, EncryptionContext, Kms, LocalKms};
+use kmsfs::kms::{EncryptionContext, Kms, LocalKms, Requester};
 use kmsfs::names::{DirNames, NameEncoding};
 use memory::Memory;
 
@@ -66,13 +66,12 @@ fn names(c: &mut Criterion) {
 fn keys(c: &mut Criterion) {
     let mut group = c.benchmark_group("keys");
     let (kms, id) = LocalKms::ephemeral();
-    let caller = Caller { uid: 0, gid: 0, pid: 1 };
     let pairs =
         [("kmsfs:volume", "0b8f3f52-7c05-4c5b-9d0e-2b8a8d1c6c11"), ("kmsfs:kind", "file-gcm"), ("kmsfs:parent", "0")];
     let context = EncryptionContext::new(pairs).expect("a context");
-    let (_, blob) = kms.generate_data_key(&caller, &id, &context).expect("wrapped");
-    group.bench_function("wrap", |b| b.iter(|| kms.generate_data_key(&caller, &id, black_box(&context))));
-    group.bench_function("unwrap", |b| b.iter(|| kms.decrypt(&caller, black_box(&blob.0), &context)));
+    let (_, blob) = kms.generate_data_key(Requester::Own, &id, &context).expect("wrapped");
+    group.bench_function("wrap", |b| b.iter(|| kms.generate_data_key(Requester::Own, &id, black_box(&context))));
+    group.bench_function("unwrap", |b| b.iter(|| kms.decrypt(Requester::Own, black_box(&blob.0), &context)));
     group.finish();
 }
 

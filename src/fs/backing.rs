@@ -1,9 +1,9 @@
 //! The backing file of an open file, as `content` wants to see it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -11,6 +11,9 @@ use crate::content::{BackingFile, CipherOffset, TailRecord};
 use crate::envelope::TailLog;
 use crate::sys::file::{APPEND_ONLY, IMMUTABLE};
 use crate::sys::{self, Errno};
+
+/// No file is so long.
+const UNKNOWN: u64 = u64::MAX;
 
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
 /// first one could not.
@@ -20,6 +23,10 @@ pub struct Backing {
     /// Which of [`IMMUTABLE`] and [`APPEND_ONLY`] were set while this was open. Locked while inode flags are looked at or
     /// changed, and while a write is let past them.
     fixed: Mutex<u32>,
+    /// Whether anything was written since the modification time was set last.
+    touched: AtomicBool,
+    /// The length that was found when it was opened, until it is used or the file is changed; else [`UNKNOWN`].
+    found_len: AtomicU64,
     /// Where the end of an XTS file is kept while it is cut.
     tails: Option<Arc<TailLog>>,
 }
@@ -27,7 +34,14 @@ pub struct Backing {
 impl Backing {
     /// The file that `fd` is open on.
     pub fn new(fd: OwnedFd, writable: bool) -> Self {
-        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), fixed: Mutex::new(0), tails: None }
+        Self {
+            fd: RwLock::new(Arc::new(fd)),
+            writable: AtomicBool::new(writable),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            fixed: Mutex::new(0),
+            tails: None,
+        }
     }
 
     /// The same, with a place for the end of an XTS file.
@@ -37,7 +51,14 @@ impl Backing {
 
     /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
     pub fn shared(fd: &Arc<OwnedFd>) -> Self {
-        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), fixed: Mutex::new(0), tails: None }
+        Self {
+            fd: RwLock::new(fd.clone()),
+            writable: AtomicBool::new(true),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            fixed: Mutex::new(0),
+            tails: None,
+        }
     }
 
     /// The descriptor of the moment.
@@ -107,8 +128,35 @@ impl Backing {
         done
     }
 
+    /// Notes its length, which was just found.
+    pub fn found_len(&self, len: u64) {
+        self.found_len.store(len, Ordering::Release);
+    }
+
+    /// The length in bytes, from the store only if it is not known.
+    pub fn current_len(&self) -> io::Result<u64> {
+        match self.found_len.load(Ordering::Acquire) {
+            UNKNOWN => self.with(|fd| Ok(sys::stat::of_fd(fd)?.size)),
+            len => Ok(len),
+        }
+    }
+
+    /// It has, or shall have, another modification time than was set.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether the store may have given it another modification time since this was asked last.
+    pub fn was_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::AcqRel)
+    }
+
+    /// For what changes the modification time: noted afterwards, so that it is never missed.
     fn change(&self, act: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> io::Result<()> {
-        Ok(self.past_flags(act, |errno| *errno == Errno::PERM)?)
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        let done = self.past_flags(act, |errno| *errno == Errno::PERM);
+        self.touch();
+        Ok(done?)
     }
 
     fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
@@ -127,8 +175,14 @@ impl BackingFile for Backing {
         self.change(|fd| sys::file::write_at(fd, buf, at.0))
     }
 
+    fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        self.change(|fd| sys::file::write_parts(fd, &mut parts.to_vec(), at.0))
+    }
+
     fn len(&self) -> io::Result<u64> {
-        self.with(|fd| Ok(sys::stat::of_fd(fd)?.size))
+        let len = self.current_len();
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        len
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -161,6 +215,11 @@ impl BackingFile for Backing {
 
     fn drop_tail(&self, id: &[u8; 16]) -> io::Result<()> {
         self.tails.as_ref().map_or(Ok(()), |tails| tails.forget(id))
+    }
+
+    fn will_read(&self, at: CipherOffset, len: u64) {
+        // Advice is never needed.
+        let _ = self.with(|fd| sys::file::will_read(fd, at.0, len));
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -142,10 +142,9 @@ impl EncryptedFs {
         let written = content.and_then(|content| {
             if handle.mode.append && origin != WriteOrigin::Cache {
                 content.append(data)?;
-            } else {
-                content.write(at, data)?;
+                return Ok(());
             }
-            Ok(())
+            self.with_space(|| Ok(content.write(at, data)?))
         });
         file.pin_mtime(None);
         // After an error, too: a part may have been written.
@@ -166,7 +165,7 @@ impl EncryptedFs {
             return Ok(());
         }
         let waits_for_disk = file.content().is_none_or(|content| content.state().needs_barrier);
-        let committed = if waits_for_disk { Ok(()) } else { file.commit() };
+        let committed = if waits_for_disk { Ok(()) } else { self.with_space(|| file.commit()) };
         let told = file.failures.tell(&handle.seen);
         committed.map_err(|error| self.report(file.ino, error)).and(told)
     }
@@ -187,7 +186,7 @@ impl EncryptedFs {
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let synced = file.sync(!data_only);
+        let synced = self.with_space(|| file.sync(!data_only));
         let told = file.failures.tell(&handle.seen);
         synced.map_err(|error| self.report(file.ino, error)).and(told)?;
         self.sync_sidecar(file)?;
