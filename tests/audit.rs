@@ -51,7 +51,8 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+        let binary = std::env::var_os("KMSFS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kmsfs").into());
+        let mut command = Command::new(binary);
         command.args(arguments).arg("--keystore").arg(self.keystore()).stdin(Stdio::null());
         command
     }
@@ -268,6 +269,24 @@ fn on_a_full_disk_changes_are_refused_uses_go_on_and_the_gap_is_counted() {
 }
 
 #[test]
+fn what_root_writes_belongs_to_the_keystores_owner() {
+    const NOBODY: u32 = 65534;
+    let place = Place::new();
+    std::os::unix::fs::chown(place.keystore(), Some(NOBODY), Some(NOBODY)).expect("these tests run as root");
+    let log = place.log();
+    log.record(event("ada", "Decrypt", 1)).expect("use");
+    log.record(event("ada", "EnableKey", 2)).expect("change");
+    drop(log);
+    let mut paths = vec![place.log_dir()];
+    paths.extend(fs::read_dir(place.log_dir()).expect("the folder").map(|entry| entry.expect("an entry").path()));
+    assert_eq!(paths.len(), 6, "folder, lock, file, anchor, last uses, reserve: {paths:?}");
+    for path in paths {
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).expect("it is there"));
+        assert_eq!(owner, NOBODY, "{}", path.display());
+    }
+}
+
+#[test]
 fn the_command_lists_filters_and_follows() {
     let place = Place::new();
     let output = place.run(&["audit"]);
@@ -344,6 +363,10 @@ fn the_command_verifies_and_names_file_and_line() {
     let output = place.unlocked(&["audit", "verify"]);
     assert_eq!(output.status.code(), Some(10), "{}", words(&output));
     assert!(words(&output).contains("events-00000001.jsonl, line 4"), "{}", words(&output));
+    fs::remove_dir_all(place.log_dir()).expect("removed");
+    assert_eq!(place.unlocked(&["audit", "verify"]).status.code(), Some(8), "nothing shows that there was a log");
+    let output = place.unlocked(&["audit", "verify", "--head", &head]);
+    assert_eq!(output.status.code(), Some(10), "but a head does: {}", words(&output));
     fs::write(place.at("pass"), "wrong\n").expect("another passphrase");
     assert_eq!(place.unlocked(&["audit", "verify"]).status.code(), Some(3));
 }

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import calls
 import content
 import memory
 import report
@@ -51,6 +52,7 @@ def options():
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
+    parser.add_argument("--calls", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--files", type=int, default=500_000)
     parser.add_argument("--soak", type=float)
@@ -136,6 +138,8 @@ def main():
         for story in STORIES:
             say("\n".join(story.names))
         return 0
+    if given.calls:
+        return calls.main(given)
     if given.memory or given.soak:
         return memory.main(given)
     disk = targets.Disk()

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import time
 
+import report
 from machine import AREA, KMSFS, Failed, drop_caches, run, say
 from targets import Kmsfs
 
@@ -70,6 +71,12 @@ def fill(folder, files):
         os.close(file)
 
 
+def shown(said):
+    """A table of states."""
+    rows = [[when, str(figures["resident MB"]), str(figures["descriptors"])] for when, figures in said.items()]
+    return report.grid(["state of the daemon", "MB resident", "descriptors"], rows)
+
+
 def walk(target, files):
     """Memory after everything was made, and after it was walked by a fresh daemon."""
     fill(target.dir, files)
@@ -118,12 +125,13 @@ def soak(target, minutes):
 
 
 def verdict_of_soak(samples):
+    """An exit status and a sentence."""
     sizes = [sample["resident MB"] for sample in samples]
     quarter = max(1, len(sizes) // 4)
     early, late = statistics.median(sizes[quarter : 2 * quarter] or sizes), statistics.median(sizes[-quarter:])
-    say(f"resident: {early} MB in the second quarter, {late} MB in the last, at most {max(sizes)} MB")
-    say(f"descriptors: at most {max(sample['descriptors'] for sample in samples)}")
-    return 0 if late <= GROWTH * early else 1
+    most = max(sample["descriptors"] for sample in samples)
+    verdict = f"{early} MB resident in the second quarter, {late} MB in the last, at most {max(sizes)} MB; at most {most} descriptors."
+    return 0 if late <= GROWTH * early else 1, verdict
 
 
 def main(given):
@@ -131,10 +139,15 @@ def main(given):
     try:
         target.make()
         if given.soak:
-            return verdict_of_soak(soak(target, given.soak))
+            status, verdict = verdict_of_soak(soak(target, given.soak))
+            say(verdict)
+            if given.out:
+                report.update_page(given.out, "soak", f"{given.soak:g} minutes of churn: {verdict}")
+            return status
         said = walk(target, given.files)
-        for when, figures in said.items():
-            say(f"{when}: {figures['resident MB']} MB resident, {figures['descriptors']} descriptors")
+        say(shown(said))
+        if given.out:
+            report.update_page(given.out, "memory", f"A tree of {given.files:,} files:\n\n{shown(said)}")
         worst = max(figures["resident MB"] for figures in said.values())
         most = max(figures["descriptors"] for figures in said.values())
         return 0 if worst < 150 and most < 1000 else 1

@@ -1,5 +1,6 @@
 //! `kmsfs audit`: reads the audit log of a keystore, and checks that nobody changed it.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -230,6 +231,8 @@ struct Shown<'a> {
     begins: Option<String>,
     head: String,
     unfinished: Option<u64>,
+    /// Whether the head that was given is older than what is kept.
+    head_outgrown: bool,
     fault: Option<ShownFault<'a>>,
 }
 
@@ -247,13 +250,17 @@ fn verify(args: &Verify) -> Result<(), Failure> {
     // The bundle, not the records: a server may have those open.
     let kms = args.keystore.secret.unlock(|secret| Ok(LocalKms::open_bundle(&bundle, &secret)?))?;
     let keys = kms.audit_keys().ok_or_else(|| no_log(&log))?;
-    let found = audit::verify(&log, &keys, args.head.as_ref())?.ok_or_else(|| no_log(&log))?;
+    let found = audit::verify(&log, &keys, args.head.as_ref())?.ok_or_else(|| match &args.head {
+        Some(head) => fault_at(log.display(), format!("the log is gone: it had line {} once", head.sequence)),
+        None => no_log(&log),
+    })?;
     let fault = found.fault.as_ref();
     let begins = found.begins.map(output::time);
     if args.json {
         let fault = fault.map(|fault| ShownFault { file: &fault.file, line: fault.line, what: &fault.what });
         let (files, lines, unfinished) = (found.files, found.lines, found.unfinished);
-        output::json(&Shown { files, lines, begins, head: found.head.to_string(), unfinished, fault })?;
+        let (head, head_outgrown) = (found.head.to_string(), found.is_head_outgrown);
+        output::json(&Shown { files, lines, begins, head, unfinished, head_outgrown, fault })?;
     } else if fault.is_none() {
         let begins = begins.map(|time| format!(" since {time}")).unwrap_or_default();
         line(format!("{} lines in {} files{begins} follow one another", found.lines, found.files))?;
@@ -261,12 +268,18 @@ fn verify(args: &Verify) -> Result<(), Failure> {
         if let Some(bytes) = found.unfinished {
             line(format!("the last line was never finished ({bytes} bytes); the next writer marks it"))?;
         }
+        if found.is_head_outgrown {
+            line("the head that was given is older than the oldest line that is kept, and could not be compared")?;
+        }
     }
     let Some(fault) = fault else { return Ok(()) };
     let place = fault.line.map_or_else(String::new, |line| format!(", line {line}"));
-    let what = format!("{}{place}", fault.file.display());
+    Err(fault_at(format!("{}{place}", fault.file.display()), &fault.what))
+}
+
+fn fault_at(place: impl Display, what: impl Display) -> Failure {
     let next = "keep a copy of the folder, and compare it with backups; lines before this one are as they were written";
-    Err(Failure::new(Code::Damaged, what, &fault.what, next))
+    Failure::new(Code::Damaged, place, what, next)
 }
 
 #[cfg(test)]

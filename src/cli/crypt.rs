@@ -1,7 +1,7 @@
 //! `kmsfs encrypt`, `decrypt` and their kin: the data plane of the KMS by hand, from files or standard input.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -70,8 +70,13 @@ fn decoded(answer: &Value, member: &str) -> Result<Zeroizing<Vec<u8>>, Failure> 
 fn write_bytes(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
     let Some(path) = path else { return output::put_surely(bytes) };
     let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| Failure::io(path, "write", &error))
+    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            let next = "choose another file, or remove it";
+            Failure::new(Code::Usage, path.display(), "the file exists, and was left as it is", next)
+        }
+        _ => Failure::io(path, "write", &error),
+    })
 }
 
 #[derive(clap::Args)]

@@ -157,6 +157,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::Code::Usage as u8));
         }
     };
+    crate::sys::allocator::use_one_heap();
     logging::start();
     let done = crate::sys::process::protect_memory()
         .map_err(Failure::from_unprotected)

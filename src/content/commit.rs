@@ -1,12 +1,14 @@
 //! Putting on the backing file what memory holds, in the order that a crash can live with (docs/format.md 5.4).
 
+use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
 use super::file::{Cache, Content, Form, State};
-use super::geometry::{CipherOffset, GROUP_BLOCKS, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
+use super::geometry::{CipherOffset, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
 use super::meta::flag;
+use super::place::bits_of;
 use super::{BackingFile, Error};
 use crate::crypto::{Nonce, random};
 
@@ -96,12 +98,15 @@ impl<B: BackingFile> Content<B> {
             return self.commit_inline(state);
         }
         let wanted = backing_len(state.size);
-        let waiting = {
+        let (waiting, again) = {
             let cache = self.cache.lock();
             if !state.limbo && !state.header_dirty && cache.is_clean() && state.backing_len == wanted {
                 return Ok(());
             }
-            !cache.pending.is_empty()
+            // One previous size is all that page 0 can tell of: either that of the disk or that of the backing file.
+            let tail = blocks_in(state.data_size).saturating_sub(1);
+            let two_tails = state.old_size != state.data_size && cache.pending.contains_key(&tail);
+            (!cache.pending.is_empty(), cache.overwrites_unsynced() || two_tails)
         };
         state.limbo = true;
         let was_unsynced = self.unsynced.load(Ordering::Acquire);
@@ -117,7 +122,7 @@ impl<B: BackingFile> Content<B> {
         }
         let grows = state.size > state.page_size;
         let was_converting = state.converting;
-        if (waiting && was_unsynced) || (state.doubt && (waiting || grows)) {
+        if (again && was_unsynced) || (state.doubt && (waiting || grows)) {
             // What a previous part will describe must be on the disk before its page is, and old bytes must be gone
             // before a page tells of what comes in their place.
             self.barrier(state)?;
@@ -248,13 +253,14 @@ impl<B: BackingFile> Content<B> {
         let known = |block: u64| cache.groups[&group_of(block)].on_backing >> slot_of(block) & 1 == 1;
         let blocks: Vec<u64> = cache.pending.keys().copied().filter(|block| !holes || !known(*block)).collect();
         let follows = |a: &u64, b: &u64| *b == *a + 1 && group_of(*a) == group_of(*b);
-        let mut bytes = Vec::new();
         for run in blocks.chunk_by(follows) {
-            bytes.clear();
-            run.iter().for_each(|block| bytes.extend_from_slice(&cache.pending[block]));
             let at = block_at(run[0]);
             state.risky |= holes && self.is_ordered(state);
-            self.write_data(state, &bytes, at)?;
+            let group = cache.groups.get_mut(&group_of(run[0])).expect("what waits has its group in memory");
+            group.unsynced |= bits_of(Run { first: run[0], count: run.len() as u64 });
+            let mut parts: Vec<IoSlice<'_>> = run.iter().map(|block| IoSlice::new(&cache.pending[block])).collect();
+            let len = parts.iter().map(|part| part.len() as u64).sum();
+            self.written(state, at, len, self.backing.write_parts(&mut parts, at))?;
             for block in run {
                 cache.pending.remove(block);
             }
@@ -264,13 +270,18 @@ impl<B: BackingFile> Content<B> {
 
     /// Writes what is no META page.
     pub(super) fn write_data(&self, state: &mut State, bytes: &[u8], at: CipherOffset) -> Result<(), Error> {
+        self.written(state, at, bytes.len() as u64, self.backing.write_at(bytes, at))
+    }
+
+    /// After `len` bytes at `at` that are no META page were written, or not.
+    fn written(&self, state: &mut State, at: CipherOffset, len: u64, done: io::Result<()>) -> Result<(), Error> {
         self.unsynced.store(true, Ordering::Release);
-        if let Err(error) = self.backing.write_at(bytes, at) {
+        if let Err(error) = done {
             // A part of it may be there.
             state.backing_len = self.backing.len().unwrap_or(state.backing_len);
             return Err(error.into());
         }
-        state.backing_len = state.backing_len.max(at.0 + bytes.len() as u64);
+        state.backing_len = state.backing_len.max(at.0 + len);
         Ok(())
     }
 
@@ -288,8 +299,11 @@ impl<B: BackingFile> Content<B> {
         self.unsynced.store(false, Ordering::Release);
         (state.doubt, state.risky, state.pages_unsynced) = (false, false, false);
         state.old_size = state.data_size;
-        for group in self.cache.lock().groups.values_mut() {
+        let mut cache = self.cache.lock();
+        cache.dropped_unsynced = false;
+        for group in cache.groups.values_mut() {
             group.on_backing = group.page_written;
+            group.unsynced = 0;
         }
     }
 

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::geometry::{BLOCK, CipherOffset, INLINE_MAX, INLINE_META, META, backing_len, blocks_in, group_of};
+use super::geometry::{BLOCK, CipherOffset, INLINE_MAX, INLINE_META, META, backing_len, blocks_in, group_of, slot_of};
 use super::group::Group;
 use super::meta::{MIRROR_LEN, Meta, flag};
 use super::{BackingFile, Durability, Error};
@@ -101,12 +101,19 @@ pub(super) struct Cache {
     pub dirty: BTreeSet<u64>,
     /// One of these pages must be on the disk before page 0 tells of a larger size.
     pub guard: bool,
+    /// Groups with blocks that may not be on the disk were dropped.
+    pub dropped_unsynced: bool,
 }
 
 impl Cache {
     /// Whether all of it is on the backing file.
     pub fn is_clean(&self) -> bool {
         self.pending.is_empty() && self.dirty.is_empty()
+    }
+
+    /// Whether a block waits to be overwritten whose bytes on the backing file may not be on the disk.
+    pub fn overwrites_unsynced(&self) -> bool {
+        self.pending.keys().any(|block| self.groups[&group_of(*block)].unsynced >> slot_of(*block) & 1 == 1)
     }
 
     /// Forgets everything.
@@ -175,7 +182,8 @@ impl<B: BackingFile> Content<B> {
 
     fn read_first_page(&mut self, len: u64) -> Result<(), Error> {
         let mut page = [0; META as usize];
-        let found = self.backing.read_at(&mut page, CipherOffset(0))?;
+        // No more than there is: else a second read would have to find the end.
+        let found = self.backing.read_at(&mut page[..len.min(META) as usize], CipherOffset(0))?;
         let page = &page[..found];
         let meta = Meta::decode(page, 0)?;
         if !bool::from(self.commitment.ct_eq(&meta.commitment)) {
@@ -370,10 +378,12 @@ impl State {
 fn trim(cache: &mut Cache) {
     if cache.groups.len() > MAX_IDLE_GROUPS {
         let mut keep = MAX_IDLE_GROUPS / 2;
-        let Cache { groups, dirty, .. } = cache;
+        let Cache { groups, dirty, dropped_unsynced, .. } = cache;
         groups.retain(|number, group| {
             keep = keep.saturating_sub(1);
-            *number == 0 || keep > 0 || group.meta.previous != 0 || dirty.contains(number)
+            let kept = *number == 0 || keep > 0 || group.meta.previous != 0 || dirty.contains(number);
+            *dropped_unsynced |= !kept && group.unsynced != 0;
+            kept
         });
     }
 }

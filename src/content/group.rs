@@ -22,6 +22,9 @@ pub struct Group {
     /// The written bits of that page and of those that a crash could bring back: overwriting one of these blocks needs both seals
     /// there first.
     pub on_backing: u64,
+    /// The blocks whose bytes on the backing file may not be on the disk: overwriting one of these needs a barrier before
+    /// the page tells of it.
+    pub unsynced: u64,
 }
 
 impl Group {
@@ -29,7 +32,7 @@ impl Group {
     pub fn fresh(key: &DataKey, group: u64) -> Self {
         let salt = random::array();
         let keys = Arc::new(group_keys(key, group, &salt));
-        Self { meta: Meta::new(group, salt), keys, page_written: 0, on_backing: 0 }
+        Self { meta: Meta::new(group, salt), keys, page_written: 0, on_backing: 0, unsynced: 0 }
     }
 
     /// Forgets the previous parts: the current ones are on the disk. Whether there were any.
@@ -114,7 +117,9 @@ impl<B: BackingFile> Content<B> {
         let keys = Arc::new(group_keys(&self.key, meta.group, &meta.salt));
         meta.verify(page, &keys.meta)?;
         let written = meta.written;
-        let mut group = Group { meta, keys, page_written: written, on_backing: written };
+        // It may be one of those that were written, and dropped from memory, since the last barrier.
+        let unsynced = if cache.dropped_unsynced { u64::MAX } else { 0 };
+        let mut group = Group { meta, keys, page_written: written, on_backing: written, unsynced };
         let number = group.meta.group;
         self.resolve(&mut group, state, cache)?;
         // What lies behind the end would come back if the file grew.

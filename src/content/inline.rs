@@ -8,7 +8,7 @@ use super::group::Group;
 use super::meta::{Meta, flag};
 use super::{BackingFile, Error};
 use crate::crypto::derive::group_keys;
-use crate::crypto::random;
+use crate::crypto::{Nonce, random};
 
 impl<B: BackingFile> Content<B> {
     /// Inline content becomes block 0, and `grow` makes the file larger than an inline one can be. The page of the inline form
@@ -70,14 +70,17 @@ impl<B: BackingFile> Content<B> {
 
     /// The bytes of an inline file: a fresh salt each time.
     pub(super) fn seal_inline(&self, content: &[u8]) -> Vec<u8> {
-        let salt = random::array();
+        // Both from one call of the kernel.
+        let fresh: [u8; 28] = random::array();
+        let (salt, nonce) = fresh.split_first_chunk::<16>().expect("28 bytes begin with 16");
+        let (salt, nonce): ([u8; 16], Nonce) = (*salt, nonce.try_into().expect("12 bytes are left"));
         let mut meta = Meta::new(0, salt);
         meta.flags = flag::INLINE;
         let size = content.len() as u64;
         let state = State { size, old_size: size, ..State::empty() };
         self.fill_header(&state, &mut meta, false);
         let keys = group_keys(&self.key, 0, &salt);
-        meta.seal_inline(&keys.block, &random::array(), content)
+        meta.seal_inline(&keys.block, &nonce, content)
     }
 
     /// Writes inline content out.

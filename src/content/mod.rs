@@ -28,7 +28,7 @@ mod verify;
 mod write;
 mod xts;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use file::{Content, ContentKey, ContentState};
@@ -93,8 +93,15 @@ pub enum Error {
 pub trait BackingFile: Send + Sync {
     /// Fills `buf` from `at` on, unless the file ends; returns the bytes read.
     fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize>;
+    /// Advice: this range will be read soon.
+    fn will_read(&self, _at: CipherOffset, _len: u64) {}
     /// Writes all of `buf`.
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()>;
+    /// Writes all of `parts`, none of them empty and at most 64, one behind the other.
+    fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_at(&whole, at)
+    }
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Cuts or extends with zeros.
@@ -136,8 +143,14 @@ impl<B: BackingFile> BackingFile for Arc<B> {
     fn read_at(&self, buf: &mut [u8], at: CipherOffset) -> io::Result<usize> {
         (**self).read_at(buf, at)
     }
+    fn will_read(&self, at: CipherOffset, len: u64) {
+        (**self).will_read(at, len);
+    }
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
         (**self).write_at(buf, at)
+    }
+    fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        (**self).write_parts(parts, at)
     }
     fn len(&self) -> io::Result<u64> {
         (**self).len()

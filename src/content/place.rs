@@ -57,7 +57,15 @@ impl<B: BackingFile> Content<B> {
         let to = (from + (piece.count * BLOCK) as usize).min(sealed.len());
         let at = block_at(piece.first);
         state.risky |= self.is_ordered(state) && !state.converting && at.0 < state.backing_len;
+        self.mark_unsynced(piece);
         self.write_data(state, &sealed[from..to], at)
+    }
+
+    /// Before blocks are written: their bytes on the backing file may not be on the disk from now on.
+    pub(super) fn mark_unsynced(&self, run: Run) {
+        if let Some(group) = self.cache.lock().groups.get_mut(&group_of(run.first)) {
+            group.unsynced |= bits_of(run);
+        }
     }
 
     /// After an error on the way to the backing file, which may hold some of `run` now: what could be read there before is taken as
@@ -79,7 +87,7 @@ impl<B: BackingFile> Content<B> {
         let guards_holes = state.durable && !state.converting;
         let number = group_of(run.first);
         let mut cache = self.cache.lock();
-        let Cache { groups, pending, dirty, guard } = &mut *cache;
+        let Cache { groups, pending, dirty, guard, .. } = &mut *cache;
         let group = groups
             .get_mut(&number)
             .expect("the group was loaded, and dirty or not it stays under the lock for writing");

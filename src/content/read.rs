@@ -45,7 +45,13 @@ impl<B: BackingFile> Content<B> {
 
     /// Reads the blocks of one group. `out` is the whole request, which begins at `at`.
     fn read_run(&self, state: &State, run: Run, at: u64, out: &mut [u8]) -> Result<(), Error> {
-        let cache = self.cache_with(state, group_of(run.first))?;
+        let mut cache = self.cache.lock();
+        if !cache.groups.contains_key(&group_of(run.first)) {
+            drop(cache);
+            // The blocks come from the disk while their page does.
+            self.backing.will_read(block_at(run.first), run.count * BLOCK);
+            cache = self.cache_with(state, group_of(run.first))?;
+        }
         let group = &cache.groups[&group_of(run.first)];
         let (written, mut pending) = (group.meta.written, 0_u64);
         for (block, sealed) in cache.pending.range(run.first..run.first + run.count) {

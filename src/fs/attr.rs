@@ -48,6 +48,10 @@ impl Changes {
         Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime }
     }
 
+    fn is_mtime_only(&self) -> bool {
+        self.are_times_only() && self.atime == SetTime::Keep
+    }
+
     fn are_times_only(&self) -> bool {
         self.perm.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none()
     }
@@ -110,6 +114,9 @@ impl EncryptedFs {
                 None if self.known_suite(ino, &stat) == Suite::Xts4k => stat.size,
                 None => self.sizes.told(ino, stat.size),
             };
+            if let Some(time) = open.as_ref().and_then(|file| file.pinned_mtime()) {
+                stat.mtime = time;
+            }
             is_shut = open.is_some_and(|file| file.content.is_shut() || file.is_closed_to_some());
         }
         Ok(Attr { ino, stat, is_shut })
@@ -214,7 +221,18 @@ impl EncryptedFs {
             let waits_for_disk = file.content().is_some_and(|content| content.state().needs_barrier);
             if !waits_for_disk {
                 file.commit()?;
+            } else if let SetTime::At(time) = changes.mtime
+                && changes.is_mtime_only()
+            {
+                // It is set when what waits is written. Until then it is shown from here.
+                file.pin_mtime(Some(time));
+                file.backing.touch();
+                return Ok(());
             }
+        }
+        if changes.mtime != SetTime::Keep {
+            // What was written before is about to be undone.
+            file.backing.was_touched();
         }
         let fd = file.backing.fd();
         self.change_fd(file.ino, fd.as_fd(), changes)?;
@@ -257,6 +275,7 @@ impl EncryptedFs {
         if size == 0 && file.content.is_unkeyed() {
             return Ok(());
         }
+        file.backing.admit(false)?;
         let cut = self.content_for_writing(file)?.truncate(size);
         file.pin_mtime(None);
         self.after_write(file);
@@ -286,6 +305,8 @@ impl EncryptedFs {
 
     /// Space and limits of the backing store, with names as long as ours may be.
     pub fn statfs(&self) -> Result<Filesystem> {
+        // What was removed is not to be counted.
+        self.closer.finish();
         let s = sys::stat::filesystem(&self.root)?;
         Ok(Filesystem {
             blocks: s.f_blocks,

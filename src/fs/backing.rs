@@ -1,21 +1,32 @@
 //! The backing file of an open file, as `content` wants to see it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::content::{BackingFile, CipherOffset, TailRecord};
 use crate::envelope::TailLog;
+use crate::sys::file::{APPEND_ONLY, IMMUTABLE};
 use crate::sys::{self, Errno};
+
+/// No file is so long.
+const UNKNOWN: u64 = u64::MAX;
 
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
 /// first one could not.
 pub struct Backing {
     fd: RwLock<Arc<OwnedFd>>,
     writable: AtomicBool,
+    /// Which of [`IMMUTABLE`] and [`APPEND_ONLY`] were set while this was open. Locked while inode flags are looked at or
+    /// changed, and while a write is let past them.
+    fixed: Mutex<u32>,
+    /// Whether anything was written since the modification time was set last.
+    touched: AtomicBool,
+    /// The length that was found when it was opened, until it is used or the file is changed; else [`UNKNOWN`].
+    found_len: AtomicU64,
     /// Where the end of an XTS file is kept while it is cut.
     tails: Option<Arc<TailLog>>,
 }
@@ -23,7 +34,14 @@ pub struct Backing {
 impl Backing {
     /// The file that `fd` is open on.
     pub fn new(fd: OwnedFd, writable: bool) -> Self {
-        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), tails: None }
+        Self {
+            fd: RwLock::new(Arc::new(fd)),
+            writable: AtomicBool::new(writable),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            fixed: Mutex::new(0),
+            tails: None,
+        }
     }
 
     /// The same, with a place for the end of an XTS file.
@@ -33,7 +51,14 @@ impl Backing {
 
     /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
     pub fn shared(fd: &Arc<OwnedFd>) -> Self {
-        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), tails: None }
+        Self {
+            fd: RwLock::new(fd.clone()),
+            writable: AtomicBool::new(true),
+            touched: AtomicBool::new(false),
+            found_len: AtomicU64::new(UNKNOWN),
+            fixed: Mutex::new(0),
+            tails: None,
+        }
     }
 
     /// The descriptor of the moment.
@@ -52,6 +77,88 @@ impl Backing {
         self.writable.store(true, Ordering::Release);
     }
 
+    /// The inode flags, as chattr(1) left them.
+    pub fn flags(&self) -> Result<u32, Errno> {
+        let _fixed = self.fixed.lock();
+        sys::file::flags(self.fd().as_fd())
+    }
+
+    /// Sets the inode flags of chattr(1).
+    pub fn set_flags(&self, flags: u32) -> Result<(), Errno> {
+        let mut fixed = self.fixed.lock();
+        sys::file::set_flags(self.fd().as_fd(), flags)?;
+        *fixed = flags & (IMMUTABLE | APPEND_ONLY);
+        Ok(())
+    }
+
+    /// Whether the file may be opened for writing (to append or not), or cut.
+    ///
+    /// # Errors
+    /// EPERM if its flags forbid that.
+    pub fn admit(&self, append: bool) -> Result<(), Errno> {
+        let forbidden = if append { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
+        if *self.fixed.lock() & forbidden == 0 { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// A change that the kernel or we took on before the flags were set, or on behalf of who had the file open for writing
+    /// before: pages of the kernel's cache cannot be refused any more, they could only be lost. So flags that forbid it are
+    /// set aside for that moment; a crash within it leaves the file without them.
+    ///
+    /// # Errors
+    /// What `act` answers, EPERM (as `is_refusal` knows it) only if no flag is why.
+    pub fn past_flags<T, E: From<Errno>>(
+        &self,
+        act: impl Fn(BorrowedFd<'_>) -> Result<T, E>,
+        is_refusal: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let fd = self.fd();
+        match act(fd.as_fd()) {
+            Err(error) if is_refusal(&error) => {}
+            done => return done,
+        }
+        let fixed = self.fixed.lock();
+        if *fixed == 0 {
+            // They were taken away meanwhile, or it is not for the flags.
+            return act(fd.as_fd());
+        }
+        let flags = sys::file::flags(fd.as_fd())?;
+        sys::file::set_flags(fd.as_fd(), flags & !*fixed)?;
+        let done = act(fd.as_fd());
+        sys::file::set_flags(fd.as_fd(), flags)?;
+        done
+    }
+
+    /// Notes its length, which was just found.
+    pub fn found_len(&self, len: u64) {
+        self.found_len.store(len, Ordering::Release);
+    }
+
+    /// The length in bytes, from the store only if it is not known.
+    pub fn current_len(&self) -> io::Result<u64> {
+        match self.found_len.load(Ordering::Acquire) {
+            UNKNOWN => self.with(|fd| Ok(sys::stat::of_fd(fd)?.size)),
+            len => Ok(len),
+        }
+    }
+
+    /// It has, or shall have, another modification time than was set.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether the store may have given it another modification time since this was asked last.
+    pub fn was_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::AcqRel)
+    }
+
+    /// For what changes the modification time: noted afterwards, so that it is never missed.
+    fn change(&self, act: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> io::Result<()> {
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        let done = self.past_flags(act, |errno| *errno == Errno::PERM);
+        self.touch();
+        Ok(done?)
+    }
+
     fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
         // The clone keeps the descriptor open without holding the lock during the call.
         let fd = self.fd();
@@ -65,28 +172,29 @@ impl BackingFile for Backing {
     }
 
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
-        self.with(|fd| sys::file::write_at(fd, buf, at.0))
+        self.change(|fd| sys::file::write_at(fd, buf, at.0))
+    }
+
+    fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        self.change(|fd| sys::file::write_parts(fd, &mut parts.to_vec(), at.0))
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|fd| Ok(sys::stat::of_fd(fd)?.size))
+        let len = self.current_len();
+        self.found_len.store(UNKNOWN, Ordering::Release);
+        len
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|fd| match sys::file::set_len(fd, len) {
-            // Of a file that may only be appended to (chattr +a). Whoever had it open before may write on, as on ext4,
-            // so it must grow: by a zero at its new end.
-            Err(Errno::PERM) if len > sys::stat::of_fd(fd)?.size => sys::file::write_at(fd, &[0], len - 1),
-            done => done,
-        })
+        self.change(|fd| sys::file::set_len(fd, len))
     }
 
     fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::allocate(fd, at.0, len))
+        self.change(|fd| sys::file::allocate(fd, at.0, len))
     }
 
     fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::punch_hole(fd, at.0, len))
+        self.change(|fd| sys::file::punch_hole(fd, at.0, len))
     }
 
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
@@ -107,6 +215,11 @@ impl BackingFile for Backing {
 
     fn drop_tail(&self, id: &[u8; 16]) -> io::Result<()> {
         self.tails.as_ref().map_or(Ok(()), |tails| tails.forget(id))
+    }
+
+    fn will_read(&self, at: CipherOffset, len: u64) {
+        // Advice is never needed.
+        let _ = self.with(|fd| sys::file::will_read(fd, at.0, len));
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -239,9 +239,9 @@ impl DirCache {
         self.dirs.lock().values().map(|(dir, _)| dir.clone()).collect()
     }
 
-    /// Closes the directory `ino`, unless someone still lists it.
-    pub fn forget(&self, ino: Ino) {
-        self.dirs.lock().remove(&ino);
+    /// Gives up the directory `ino`, for the caller to close.
+    pub fn forget(&self, ino: Ino) -> Option<Arc<Dir>> {
+        self.dirs.lock().remove(&ino).map(|(dir, _)| dir)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Data keys of files: asked for when a file is made or opened, and stored before its first byte.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
@@ -9,7 +9,7 @@ use super::io::OpenMode;
 use super::open_file::{OpenFile, require_file};
 use super::slot::ContentGuard;
 use super::{EncryptedFs, Ino};
-use crate::content::{ContentKey, FileContent};
+use crate::content::{BackingFile, ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
 use crate::kms::{Action, Caller, KeyId, Requester};
@@ -79,9 +79,8 @@ impl EncryptedFs {
     /// The data key of an open file, stored now if it is new. `places` must be held.
     pub(super) fn owner_key(&self, file: &OpenFile) -> Result<(DataKey, Envelope)> {
         let reserved = file.reserved.lock().take();
-        let still_alone = || file.stat().is_ok_and(|stat| stat.nlink <= 1);
         let new = match reserved {
-            Some(new) if new.is_stored || (still_alone() && self.is_fresh(file, &new.envelope)?) => new,
+            Some(new) if new.is_stored || self.is_fresh(file, &new.envelope)? => new,
             _ => self.new_key(Requester::Own, file)?,
         };
         let NewKey { key, envelope, is_stored } = new;
@@ -92,8 +91,9 @@ impl EncryptedFs {
             if self.envelopes.sidecars().is_some() {
                 return self.store_sidecar(file, &envelope);
             }
-            let fd = file.backing.fd();
-            Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
+            let create =
+                |fd: BorrowedFd<'_>| Ok(self.envelopes.create(Object::File { fd, at: None }, &envelope.encode())?);
+            file.backing.past_flags(create, |error| matches!(error, Error::Sys(Errno::PERM)))
         };
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => {
@@ -228,7 +228,7 @@ impl EncryptedFs {
         }
         let path = || self.inodes.path(file.ino);
         let (key, action) = self.key_at_open(Requester::user(caller, &path), file, mode)?;
-        sys::file::set_len(file.backing.fd().as_fd(), 0)?;
+        file.backing.set_len(0)?;
         *file.reserved.lock() = Some(key);
         self.changed(caller, file)?;
         Ok(Some(action))

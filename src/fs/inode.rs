@@ -1,6 +1,7 @@
 //! The inodes that the kernel knows, and by which names they can be reached.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -42,6 +43,20 @@ struct Inode {
     /// Tells a file from an earlier one with the same number.
     generation: u64,
     kind: FileKind,
+    attributes: Attributes,
+}
+
+/// What is known of extended attributes outside `user.*`: an answer without a system call. Whoever lists a directory with
+/// `ls -l` asks for two of every entry, and the kernel for one of every new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attributes {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It was made by us and has no `security.capability`.
+    NoCapability,
+    /// There are none.
+    None,
 }
 
 impl Inode {
@@ -80,7 +95,10 @@ impl Inode {
 /// location, and afterwards, without the old one, so that the inode can be reached at every moment.
 #[derive(Default)]
 pub struct InodeTable {
-    inodes: Mutex<HashMap<Ino, Inode>>,
+    /// Each in a box: half of a hash table is empty, and that half must be small.
+    inodes: Mutex<HashMap<Ino, Box<Inode>>>,
+    /// How often an attribute was set, or another object got a name.
+    attribute_changes: AtomicU64,
 }
 
 impl InodeTable {
@@ -93,14 +111,18 @@ impl InodeTable {
             stat.btime.map_or(0, |born| (born.seconds as u64).wrapping_mul(1_000_000_000) + u64::from(born.nanos));
         let generation = born.wrapping_add(corrections);
         let mut inodes = self.inodes.lock();
-        let fresh = || Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind };
-        let inode = inodes.entry(ino).or_insert_with(fresh);
+        let fresh = || {
+            let attributes = Attributes::Unknown;
+            Inode { at: at.clone(), more: None, lookups: 0, generation, kind: stat.kind, attributes }
+        };
+        let inode = inodes.entry(ino).or_insert_with(|| Box::new(fresh()));
         if inode.generation != generation || inode.kind != stat.kind {
             // The number was reused. The kernel's references to the old file are still counted here, because
             // it will forget them by the same number.
-            *inode = Inode { lookups: inode.lookups, ..fresh() };
+            **inode = Inode { lookups: inode.lookups, ..fresh() };
         }
         inode.lookups += 1;
+        inode.attributes = Attributes::Unknown;
         if stat.nlink <= 1 || stat.kind == FileKind::Directory {
             inode.at = at;
             inode.more = None;
@@ -130,6 +152,40 @@ impl InodeTable {
     /// The type of `ino`, if the kernel knows it.
     pub fn kind(&self, ino: Ino) -> Option<FileKind> {
         self.inodes.lock().get(&ino).map(|inode| inode.kind)
+    }
+
+    /// What is known of the attributes of `ino`.
+    pub fn attributes(&self, ino: Ino) -> Attributes {
+        self.inodes.lock().get(&ino).map_or(Attributes::Unknown, |inode| inode.attributes)
+    }
+
+    /// For [`InodeTable::learned`]: to be asked before one looks.
+    pub fn attribute_changes(&self) -> u64 {
+        self.attribute_changes.load(Ordering::SeqCst)
+    }
+
+    /// Notes what was found of the attributes of `ino`, unless something changed since there were `changes` changes. A
+    /// store that tells no birth times may give its number to another file unnoticed, so there it is not noted.
+    pub fn learned(&self, ino: Ino, attributes: Attributes, changes: u64) {
+        let mut inodes = self.inodes.lock();
+        if let Some(inode) = inodes.get_mut(&ino)
+            && inode.generation != 0
+            && self.attribute_changes() == changes
+        {
+            inode.attributes = attributes;
+        }
+    }
+
+    /// An attribute is about to be set, or a name to lead elsewhere: what is being looked at meanwhile is not to be noted.
+    pub fn attributes_change(&self) {
+        self.attribute_changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// An attribute of `ino` was set.
+    pub fn attributes_changed(&self, ino: Ino) {
+        if let Some(inode) = self.inodes.lock().get_mut(&ino) {
+            inode.attributes = Attributes::Unknown;
+        }
     }
 
     /// Notes that `ino` will soon be at `to`; true if that is news.
@@ -280,6 +336,24 @@ mod tests {
         assert_eq!(table.len(), 1, "the kernel still holds the new file");
         table.forget(Ino(7), 1);
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn what_is_known_of_attributes_holds_until_one_is_set_or_the_kernel_asks_anew() {
+        let table = InodeTable::default();
+        let look = || table.looked_up(Ino(7), Location::new(Ino::ROOT, b"a"), &stat(1, 1), 0);
+        look();
+        table.learned(Ino(7), Attributes::None, table.attribute_changes());
+        assert_eq!(table.attributes(Ino(7)), Attributes::None);
+        let before = table.attribute_changes();
+        table.attributes_change();
+        table.attributes_changed(Ino(7));
+        assert_eq!(table.attributes(Ino(7)), Attributes::Unknown);
+        table.learned(Ino(7), Attributes::None, before);
+        assert_eq!(table.attributes(Ino(7)), Attributes::Unknown, "it was found before the change");
+        table.learned(Ino(7), Attributes::None, table.attribute_changes());
+        look();
+        assert_eq!(table.attributes(Ino(7)), Attributes::Unknown);
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl EncryptedFs {
         if mode.write || mode.truncate {
             self.writable()?;
             self.upkeep.guards.admit_writer(ino)?;
+            // The backing store judges the first open only.
+            if let Some(file) = self.files.peek(ino) {
+                file.backing.admit(mode.append && !mode.truncate)?;
+            }
         }
         if mode.truncate
             && let Some((file, action)) = self.cut_unread(caller, ino, mode)?
@@ -138,10 +142,9 @@ impl EncryptedFs {
         let written = content.and_then(|content| {
             if handle.mode.append && origin != WriteOrigin::Cache {
                 content.append(data)?;
-            } else {
-                content.write(at, data)?;
+                return Ok(());
             }
-            Ok(())
+            self.with_space(|| Ok(content.write(at, data)?))
         });
         file.pin_mtime(None);
         // After an error, too: a part may have been written.
@@ -162,7 +165,7 @@ impl EncryptedFs {
             return Ok(());
         }
         let waits_for_disk = file.content().is_none_or(|content| content.state().needs_barrier);
-        let committed = if waits_for_disk { Ok(()) } else { file.commit() };
+        let committed = if waits_for_disk { Ok(()) } else { self.with_space(|| file.commit()) };
         let told = file.failures.tell(&handle.seen);
         committed.map_err(|error| self.report(file.ino, error)).and(told)
     }
@@ -183,7 +186,7 @@ impl EncryptedFs {
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let synced = file.sync(!data_only);
+        let synced = self.with_space(|| file.sync(!data_only));
         let told = file.failures.tell(&handle.seen);
         synced.map_err(|error| self.report(file.ino, error)).and(told)?;
         self.sync_sidecar(file)?;
@@ -202,6 +205,8 @@ impl EncryptedFs {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
         self.require_leave(&handle)?;
+        // As fallocate(2) has it: who may only append may reserve.
+        file.backing.admit(matches!(what, Allocation::Reserve { .. }))?;
         let done = self.content_for_writing(file).and_then(|content| {
             match what {
                 Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
@@ -256,13 +261,24 @@ impl EncryptedFs {
 
     /// The inode flags of chattr(1).
     pub fn inode_flags(&self, handle: u64) -> Result<u32> {
-        Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?)
+        match self.file_handles.get(handle) {
+            Ok(handle) => Ok(handle.file.backing.flags()?),
+            Err(_) => Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?),
+        }
     }
 
     /// Sets the inode flags of chattr(1).
     pub fn set_inode_flags(&self, handle: u64, flags: u32) -> Result<()> {
         self.writable()?;
-        Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?)
+        let Ok(handle) = self.file_handles.get(handle) else {
+            return Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?);
+        };
+        let file = &handle.file;
+        if flags & (sys::file::IMMUTABLE | sys::file::APPEND_ONLY) != 0 {
+            // What was written before is put where it belongs before that is forbidden.
+            file.sync(true).and_then(|()| file.settle()).map_err(|error| self.report(file.ino, error))?;
+        }
+        Ok(file.backing.set_flags(flags)?)
     }
 
     fn any_fd(&self, handle: u64) -> Result<Arc<std::os::fd::OwnedFd>> {

@@ -42,10 +42,11 @@ impl EncryptedFs {
                 self.bind_to_none(ino, parent, stored(from))?;
             }
             sys::dir::link(parent.fd(), stored(from), to.fd(), name)?;
-            if parent.ino != to.ino
-                && let Some(file) = self.files.peek(ino)
-            {
-                file.set_home(None);
+            if let Some(file) = self.files.peek(ino) {
+                match parent.ino == to.ino {
+                    true => *file.reserved.lock() = None,
+                    false => file.set_home(None),
+                }
             }
             Ok(())
         });

@@ -16,6 +16,7 @@
 
 mod attr;
 mod backing;
+mod closer;
 mod dark;
 mod dirs;
 mod error;
@@ -71,6 +72,7 @@ use crate::kms::{Kms, Requester};
 use crate::names::{NameEncoding, Symlinks};
 use crate::sys::{self, Stat};
 
+use closer::Closer;
 use dirs::DirCache;
 use inode::InodeTable;
 use io::FileHandle;
@@ -120,6 +122,7 @@ pub struct EncryptedFs {
     dir_handles: Handles<DirHandle>,
     places: Places,
     writeback: Writeback,
+    closer: Closer,
     relaxed: Relaxed,
     upkeep: Upkeep,
     /// Mirrors of the keys of directories; absent on a read-only mount.
@@ -152,6 +155,7 @@ impl EncryptedFs {
             },
             symlinks: Symlinks::new(&volume.key),
             long_links: LongLinks::open(root.as_fd())?,
+            closer: Closer::start(root.as_fd()),
             root,
             config,
             inodes: InodeTable::default(),

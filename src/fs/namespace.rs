@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attr::SETGID;
 use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
+use super::inode::Attributes;
 use super::io::OpenMode;
 use super::leave::Leave;
 use super::open_file::is_long;
@@ -77,7 +78,8 @@ impl EncryptedFs {
         let path = || self.inodes.path_in(parent, name);
         let key = self.key_for(Requester::user(caller, &path), &dir)?;
         dir.prepare(&encoded)?;
-        let fd = match self.make_file(&dir, stored(&encoded), perm) {
+        let changes = self.inodes.attribute_changes();
+        let fd = match self.with_space(|| self.make_file(&dir, stored(&encoded), perm)) {
             Ok(fd) => fd,
             Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
                 return self.open_existing(caller, &dir, &encoded, name, mode);
@@ -99,6 +101,7 @@ impl EncryptedFs {
             }
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
+        self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
         let handle = self.new_handle(Leave::new(*caller, Action::GenerateDataKey), file, mode)?;
         Ok(Created { looked, handle })
@@ -249,11 +252,11 @@ impl EncryptedFs {
         self.log_mirror(&key, &envelope, parent.place())?;
         // Once it has its name it must never be without its key, not even after a power cut.
         self.envelopes.sync(Object::Directory(fd.as_fd()))?;
-        let stat = sys::stat::of_fd(&fd)?;
         let surplus = 0o700 & !perm;
+        let made_perm = if surplus == 0 { None } else { Some(sys::stat::of_fd(&fd)?.perm) };
         self.give_to_caller(caller, parent, &fd)?;
-        if surplus != 0 {
-            sys::file::chmod(fd.as_fd(), stat.perm & !surplus)?;
+        if let Some(perm) = made_perm {
+            sys::file::chmod(fd.as_fd(), perm & !surplus)?;
         }
         Ok((fd, (key, self.gift_of(&envelope)?)))
     }
@@ -265,7 +268,10 @@ impl EncryptedFs {
             let file = if stat.kind == FileKind::File { Some(self.ino_of(&stat)?) } else { None };
             self.keep_envelope(Spot { dir, name: stored(name), file })?;
         }
+        self.inodes.attributes_change();
+        let leaving = self.leaving(dir, stored(name));
         sys::dir::unlink(dir.fd(), stored(name))?;
+        drop(leaving);
         self.drop_sidecar(dir, stored(name));
         Ok(())
     }
@@ -295,7 +301,9 @@ impl EncryptedFs {
     pub fn forget(&self, ino: Ino, count: u64) {
         if self.inodes.forget(ino, count) && ino != Ino::ROOT {
             // A directory that was removed answered through its descriptor until now.
-            self.dirs.forget(ino);
+            if let Some(dir) = self.dirs.forget(ino) {
+                self.closer.close_dir(dir);
+            }
             self.suites.forget(ino);
         }
     }

@@ -147,11 +147,18 @@ impl OpenFile {
 
     pub(super) fn restore_mtime(&self) -> Result<()> {
         let pinned = *self.pinned_mtime.lock();
-        if let Some(time) = pinned {
+        if let Some(time) = pinned
+            && self.backing.was_touched()
+        {
             let times = (sys::dir::SetTime::Keep, sys::dir::SetTime::At(time));
             super::attr::set_times(self.backing.fd().as_fd(), times)?;
         }
         Ok(())
+    }
+
+    /// The modification time that was set last, if content did not change since.
+    pub fn pinned_mtime(&self) -> Option<Time> {
+        *self.pinned_mtime.lock()
     }
 
     /// The modification time was set to `time` (`None`: content changed after it was set).
@@ -292,8 +299,7 @@ impl EncryptedFs {
             }
             return Ok(Action::Decrypt);
         }
-        let fd = file.backing.fd();
-        let backing_len = sys::stat::of_fd(&*fd)?.size;
+        let backing_len = file.backing.current_len()?;
         if backing_len == 0 {
             return self.admit_to_empty(requester, file, mode);
         }
@@ -340,8 +346,10 @@ impl EncryptedFs {
                 Err(_) if !self.leads_to(&parent, &name, ino) => continue,
                 other => other?,
             };
-            if self.ino_of(&sys::stat::of_fd(&fd)?)? == ino {
+            let stat = sys::stat::of_fd(&fd)?;
+            if self.ino_of(&stat)? == ino {
                 let file = OpenFile::new(ino, fd, writable, &self.tails);
+                file.backing.found_len(stat.size);
                 *file.home.lock() = Some(parent);
                 file.long_name.store(is_long(&name), Ordering::Relaxed);
                 return Ok(file);

@@ -53,6 +53,7 @@ impl EncryptedFs {
             target.home = self.home_to_remove(&to_dir, stored(&target.name));
         }
         // Whoever looks for an object meanwhile finds it under one of both names.
+        self.inodes.attributes_change();
         let expected = self.inodes.renaming(ino, to);
         let exchanged = target.found.filter(|_| exchange).map(|(other, _)| other);
         let expected_other = exchanged.is_some_and(|other| self.inodes.renaming(other, from));
@@ -166,6 +167,7 @@ impl EncryptedFs {
             }
         }
         let rename = || sys::dir::rename(from.dir.fd(), stored(&from.name), to.dir.fd(), stored(&to.name), flags);
+        let replaced = to.found.filter(|_| !exchange).map(|_| self.leaving(to.dir, stored(&to.name)));
         let renamed = match rename() {
             // What is kmsfs's own in the directory that is replaced.
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.replaces_directory(to, flags) => {
@@ -173,6 +175,7 @@ impl EncryptedFs {
             }
             other => other.map_err(Error::from),
         };
+        drop(replaced);
         if across {
             // After a failure the objects are where they were, and their envelopes say so again.
             let (at, other) = if renamed.is_ok() { (to, from) } else { (from, to) };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attr::SETGID;
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::inode::Attributes;
 use super::io::OpenMode;
 use super::{Changes, EncryptedFs, Error, Ino};
 use crate::crypto::DataKey;
@@ -19,6 +20,7 @@ use crate::sys::{self, Errno, FileKind};
 const USER: &[u8] = b"user.";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// An object whose attributes are wanted.
 struct Owner {
@@ -37,6 +39,9 @@ impl Owner {
 impl EncryptedFs {
     /// The value of an attribute; `None` if there is none.
     pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        if !name.starts_with(USER) && self.lacks_attribute(ino, name) {
+            return Ok(None);
+        }
         self.with_owner(ino, 0o400, |owner| {
             let Some(plain) = name.strip_prefix(USER) else {
                 return Ok(sys::xattr::get(owner.target(), name)?);
@@ -51,12 +56,40 @@ impl EncryptedFs {
         .map_err(|error| self.report(ino, error))
     }
 
+    /// Whether the object has no attributes but those of users, or not this one. It is looked at once, and then known for as
+    /// long as the kernel knows its name.
+    fn lacks_attribute(&self, ino: Ino, name: &[u8]) -> bool {
+        match self.inodes.attributes(ino) {
+            Attributes::None => return true,
+            Attributes::NoCapability if name == CAPABILITY => return true,
+            _ => {}
+        }
+        // Other stores may have attributes that they do not list.
+        if !self.keeps_numbers {
+            return false;
+        }
+        let changes = self.inodes.attribute_changes();
+        let listed = if let Some(file) = self.files.peek(ino) {
+            sys::xattr::list(Target::Open(file.backing.fd().as_fd())).map_err(Error::from)
+        } else if let Some(dir) = self.dirs.peek(ino) {
+            sys::xattr::list(Target::Open(dir.fd())).map_err(Error::from)
+        } else {
+            self.at_location(ino, |parent, name, _| Ok(sys::xattr::list_at(parent.fd(), stored(name))?))
+        };
+        let none = listed.is_ok_and(|names| names.iter().all(|name| name.starts_with(USER)));
+        if none {
+            self.inodes.learned(ino, Attributes::None, changes);
+        }
+        none
+    }
+
     /// Sets an attribute.
     ///
     /// # Errors
     /// EEXIST or ENODATA as `mode` demands.
     pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], mode: Mode) -> Result<()> {
         self.writable()?;
+        self.inodes.attributes_change();
         let set = self.with_owner(ino, 0o600, |owner| {
             let Some(plain) = name.strip_prefix(USER) else {
                 sys::xattr::set(owner.target(), name, value, mode)?;
@@ -71,6 +104,7 @@ impl EncryptedFs {
             let sealed = xattrs.seal_value(plain, value);
             Ok(sys::xattr::set(owner.target(), stored_name(&xattrs, plain)?.as_bytes(), &sealed, mode)?)
         });
+        self.inodes.attributes_changed(ino);
         let set = if name == ACCESS_ACL { set.and_then(|()| self.end_setgid(caller, ino)) } else { set };
         set.map_err(|error| self.report(ino, error))
     }

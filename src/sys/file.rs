@@ -1,5 +1,6 @@
 //! Operations on an open file.
 
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FallocateFlags, Gid, Mode, SeekFrom, Uid};
@@ -35,6 +36,22 @@ pub fn write_at(fd: BorrowedFd<'_>, buf: &[u8], at: u64) -> Result<()> {
     Ok(())
 }
 
+/// Writes all of `parts`, at most 1024 of them, one behind the other at `at`. On error a part may have been written.
+pub fn write_parts(fd: BorrowedFd<'_>, mut parts: &mut [IoSlice<'_>], mut at: u64) -> Result<()> {
+    while !parts.is_empty() {
+        match rustix::io::pwritev(fd, parts, at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => {
+                at += n as u64;
+                IoSlice::advance_slices(&mut parts, n);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Sets the length.
 pub fn set_len(fd: BorrowedFd<'_>, len: u64) -> Result<()> {
     rustix::fs::ftruncate(fd, len)
@@ -48,6 +65,11 @@ pub fn allocate(fd: BorrowedFd<'_>, at: u64, len: u64) -> Result<()> {
 /// Gives space back; the range reads as zeros.
 pub fn punch_hole(fd: BorrowedFd<'_>, at: u64, len: u64) -> Result<()> {
     rustix::fs::fallocate(fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len)
+}
+
+/// Tells the store that a range will be read soon (POSIX_FADV_WILLNEED): it may begin at once.
+pub fn will_read(fd: BorrowedFd<'_>, at: u64, len: u64) -> Result<()> {
+    rustix::fs::fadvise(fd, at, std::num::NonZeroU64::new(len), rustix::fs::Advice::WillNeed)
 }
 
 /// fdatasync(2): content, and what is needed to find it again.
@@ -79,6 +101,11 @@ pub fn chmod(fd: BorrowedFd<'_>, perm: u32) -> Result<()> {
 pub fn set_times(fd: BorrowedFd<'_>, atime: SetTime, mtime: SetTime) -> Result<()> {
     rustix::fs::futimens(fd, &timestamps(atime, mtime))
 }
+
+/// The inode flag of chattr +i: nothing of the file may be changed.
+pub const IMMUTABLE: u32 = rustix::fs::IFlags::IMMUTABLE.bits();
+/// The inode flag of chattr +a: the file may only be opened for writing to append.
+pub const APPEND_ONLY: u32 = rustix::fs::IFlags::APPEND.bits();
 
 /// The inode flags that chattr(1) shows (FS_IOC_GETFLAGS).
 pub fn flags(fd: BorrowedFd<'_>) -> Result<u32> {

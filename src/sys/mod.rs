@@ -5,8 +5,9 @@
 //!
 //! Invariants:
 //! - no function follows a symlink in the last component of a name;
-//! - nothing here changes the state of the whole process but [`process`].
+//! - nothing here changes the state of the whole process but [`process`] and [`allocator`].
 
+pub mod allocator;
 pub mod atomic;
 pub mod background;
 pub mod control;

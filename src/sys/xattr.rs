@@ -51,6 +51,8 @@ fn proc_path(fd: BorrowedFd<'_>) -> String {
 
 /// The longest value that Linux has (XATTR_SIZE_MAX).
 const LEN_MAX: usize = 64 << 10;
+/// Longer lists of names are as good as none (ERANGE) for whoever only wants to know whether there are any.
+const LIST_MAX: usize = 1024;
 /// Most attributes are shorter than this, so that one system call reads them.
 const USUAL_LEN: usize = 256;
 
@@ -170,6 +172,18 @@ pub fn list(target: Target<'_>) -> io::Result<Vec<Vec<u8>>> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// The names of all attributes of what is called `entry` in `dir`, which need not be open. A symlink is not followed.
+///
+/// # Errors
+/// Those of llistxattr(2).
+pub fn list_at(dir: BorrowedFd<'_>, entry: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let path = [proc_path(dir).as_bytes(), b"/", entry].concat();
+    let mut names = [0; LIST_MAX];
+    let len = rustix::fs::llistxattr(&path[..], &mut names[..])?;
+    let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
 }
 
 /// Removes attribute `name` and says whether it was there.

@@ -37,10 +37,11 @@ fn a_new_file_waits_once_and_only_when_synced() {
 #[test]
 fn a_sync_of_each_change_waits_as_often_as_it_must() {
     type Change = fn(&Content<Arc<Memory>>);
-    let changes: [(&str, u64, usize, Change); 9] = [
+    let changes: [(&str, u64, usize, Change); 10] = [
         ("nothing", 8192, 1, |_| {}),
         ("whole blocks appended", 8192, 1, |file| drop(file.append(&[2; 8192]))),
         ("a tail grown", 5000, 2, |file| drop(file.append(&[2; 100]))),
+        ("a tail grown by more than its block", 5000, 2, |file| drop(file.append(&[2; 9000]))),
         ("blocks overwritten", 40_000, 2, |file| drop(file.write(4096, &[2; 20_000]))),
         ("a group more", GROUP, 2, |file| drop(file.append(&[2; 8192]))),
         ("inline, the same size", 100, 1, |file| drop(file.write(0, &[2; 100]))),
@@ -63,6 +64,20 @@ fn a_sync_of_each_change_waits_as_often_as_it_must() {
         });
         assert_eq!(count, 1, "{name}, fast");
     }
+}
+
+#[test]
+fn a_commit_waits_for_earlier_ones_only_if_it_overwrites_what_they_wrote() {
+    let file = synced(2 * GROUP, Durability::Atomic);
+    let overwrite = |block: u64| {
+        waits(&file, || {
+            file.write(block * 4096, &[2; 4096]).unwrap();
+            file.commit().unwrap();
+        })
+    };
+    assert_eq!((overwrite(3), overwrite(4), overwrite(70)), (1, 1, 1));
+    assert_eq!(overwrite(4), 1, "the wait for the page of the last one covered it");
+    assert_eq!(overwrite(4), 2);
 }
 
 /// What `needs_barrier` says is what the commit does.

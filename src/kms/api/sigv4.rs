@@ -158,9 +158,11 @@ impl<'a> Authorization<'a> {
     fn canonical_request(&self, method: &str, headers: &HeaderMap, body: &[u8]) -> Option<String> {
         let mut text = format!("{method}\n/\n\n");
         for name in &self.signed_headers {
-            let values: Option<Vec<String>> =
-                headers.get_all(*name).iter().map(|value| trimmed(value.to_str().ok()?)).collect();
-            let values = values.filter(|values| !values.is_empty())?;
+            let values = headers.get_all(*name).iter().map(|value| value.to_str().map(trimmed));
+            let values: Vec<String> = values.collect::<Result<_, _>>().ok()?;
+            if values.is_empty() {
+                return None;
+            }
             text.extend([name, ":", &values.join(","), "\n"]);
         }
         text.extend(["\n", &self.signed_headers.join(";"), "\n", &hex(&derive::sha256(body))]);
@@ -169,8 +171,8 @@ impl<'a> Authorization<'a> {
 }
 
 /// Without white space at both ends, and with one space for every run of it.
-fn trimmed(value: &str) -> Option<String> {
-    Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
+fn trimmed(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -72,7 +72,8 @@ pub(super) fn bounded(text: &str) -> String {
     if text.len() <= MAX_TEXT {
         return text.to_owned();
     }
-    format!("{}...", &text[..text.floor_char_boundary(MAX_TEXT)])
+    let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end])
 }
 
 /// The harmless members of a request or an answer, with names as CloudTrail writes them (`keyId`). `None` for an empty one.

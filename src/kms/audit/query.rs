@@ -18,7 +18,8 @@ const WINDOW: usize = 16 * 1024;
 /// Which events to show. What is `None` or empty allows all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// The id of a key, its ARN, or an alias. An alias finds requests that named it; see [`learn_alias`].
+    /// The id of a key, its ARN, or an alias. An alias finds requests that named it; see [`learn_alias`]. The region of
+    /// an ARN does not count.
     pub key: Option<String>,
     /// Further ids that count as `key`.
     pub key_ids: BTreeSet<KeyId>,
@@ -55,8 +56,10 @@ impl Filter {
     }
 
     fn is_about(&self, event: &Event, key: &str) -> bool {
-        event.resources.iter().any(|resource| resource.arn == key)
-            || event.keys().any(|id| id.0 == key || self.key_ids.contains(&id))
+        // One key has an ARN in every region.
+        let key = key.rsplit_once(":key/").map_or(key, |(_, id)| id);
+        let key = key.rfind(":alias/").map_or(key, |at| &key[at + 1..]);
+        event.keys().any(|id| id.0 == key || self.key_ids.contains(&id))
             || names(event)
                 .any(|name| name == key || name.rsplit_once(":alias/").is_some_and(|(_, n)| is_alias(key, n)))
     }

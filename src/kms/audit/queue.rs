@@ -99,7 +99,7 @@ impl Queue {
                     return Err(Refused(format!("nothing was written for {} s", LONG_PATIENCE.as_secs())));
                 }
             }
-        } else if state.events.len() == 1 {
+        } else if state.events.len() == 1 || state.events.len() == self.capacity / 2 {
             self.work.notify_one();
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain::Keys;
-use super::{AuditError, Problem, store};
+use super::{AuditError, Problem};
 use crate::kms::bundle_file;
 
 /// Replaces the file `kind` in `dir`, durably.
@@ -24,8 +25,21 @@ pub(super) fn save<T: Serialize>(dir: &Path, kind: &str, keys: &Keys, value: &T)
     text.extend_from_slice(HEXLOWER.encode(&mac).as_bytes());
     text.push(b'\n');
     bundle_file::replace_copy(&path, &text)?;
-    store::give(dir, &path);
+    give_to_owner(dir, &path);
     Ok(())
+}
+
+/// Gives `path`, which root may have made, to whoever owns `dir`: a mount of root's must not lock the owner of a keystore out of
+/// their own log.
+pub(super) fn give_to_owner(dir: &Path, path: &Path) {
+    let give = || {
+        let (owner, made) = (fs::metadata(dir)?, fs::metadata(path)?);
+        let is_theirs = (owner.uid(), owner.gid()) == (made.uid(), made.gid());
+        if is_theirs { Ok(()) } else { chown(path, Some(owner.uid()), Some(owner.gid())) }
+    };
+    if let Err(error) = give() {
+        log::debug!("{} stays with who made it: {error}", path.display());
+    }
 }
 
 /// Reads the file `kind` in `dir`. `None` if it is not there.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,23 +55,12 @@ impl Resume {
     }
 }
 
-/// Gives what root makes in somebody's keystore, through a mount, to who owns the keystore: they go on with the log. Others may
-/// give nothing away, and need not.
-pub(super) fn give(folder: &Path, path: &Path) {
-    if let (Ok(folder), Ok(made)) = (fs::symlink_metadata(folder), fs::symlink_metadata(path))
-        && (folder.uid(), folder.gid()) != (made.uid(), made.gid())
-        && let Err(error) = lchown(path, Some(folder.uid()), Some(folder.gid()))
-    {
-        log::debug!("{}: {error}", path.display());
-    }
-}
-
 /// Takes the lock of the log in `dir`; it is released when the answer is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
     let path = dir.join(LOCK);
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.map_err(AuditError::io("open", &path))?;
-    give(dir, &path);
+    sealed::give_to_owner(dir, &path);
     let deadline = Instant::now() + LOCK_WAIT;
     let mut pause = Duration::from_micros(50);
     loop {
@@ -124,10 +113,7 @@ impl Store {
     }
 
     fn try_append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
-        bundle_file::make_private_dir(&self.dir)?;
-        if let Some(keystore) = self.dir.parent() {
-            give(keystore, &self.dir);
-        }
+        self.make_folder()?;
         let _lock = lock(&self.dir)?;
         let Resume { mut at, torn, damage } = self.resume()?;
         let is_full = at.length >= self.options.max_file_bytes && !events.is_empty();
@@ -185,6 +171,15 @@ impl Store {
         self.at.as_ref().map_or(Ok(()), |at| self.sync_data(at))
     }
 
+    fn make_folder(&self) -> Result<(), AuditError> {
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        bundle_file::make_private_dir(&self.dir)?;
+        sealed::give_to_owner(self.dir.parent().unwrap_or(&self.dir), &self.dir);
+        Ok(())
+    }
+
     fn write(&self, at: &Position, lines: &[u8]) -> Result<(), AuditError> {
         if lines.is_empty() {
             return Ok(());
@@ -193,7 +188,7 @@ impl Store {
         let open = OpenOptions::new().append(true).create(at.length == 0).mode(0o600).open(&path);
         let mut file = open.map_err(AuditError::io("open", &path))?;
         if at.length == 0 {
-            give(&self.dir, &path);
+            sealed::give_to_owner(&self.dir, &path);
         }
         file.write_all(lines).map_err(|error| {
             // What remains of it would be found as a torn line.
@@ -243,6 +238,7 @@ impl Store {
         let is_whole = fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
         if !is_whole {
             bundle_file::replace_copy(&reserve, &[b' '; RESERVE_LEN])?;
+            sealed::give_to_owner(&self.dir, &reserve);
         }
         self.reserve_gone = false;
         Ok(())

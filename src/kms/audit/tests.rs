@@ -152,8 +152,14 @@ fn files_follow_one_another_and_old_ones_go() {
     assert!(numbers[0] > 3, "{numbers:?}");
     let verified = assert_sound(dir.path());
     assert_eq!(verified.files, 3);
-    let last = events(dir.path()).last().unwrap().event_time;
-    assert_eq!(last, 79);
+    let times: Vec<u64> = named(dir.path(), "Decrypt").iter().map(|event| event.event_time).collect();
+    assert_eq!(times.last(), Some(&79));
+    assert!(times.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{times:?}");
+    let outgrown = Head { sequence: 1, mac: "0".repeat(64) };
+    let compared = verify(dir.path(), &keys(), Some(&outgrown)).unwrap().unwrap();
+    assert!(compared.is_head_outgrown && compared.fault.is_none());
+    let compared = verify(dir.path(), &keys(), Some(&verified.head)).unwrap().unwrap();
+    assert!(!compared.is_head_outgrown && compared.fault.is_none());
     fs::remove_file(file_path(dir.path(), numbers[0])).unwrap();
     let fault = checked(dir.path()).fault.unwrap();
     assert_eq!((fault.file, fault.line), (file_path(dir.path(), numbers[0]), None));
@@ -263,6 +269,23 @@ fn a_log_that_cannot_be_written_refuses_changes_and_counts_the_rest() {
 }
 
 #[test]
+fn a_flood_waits_for_room_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), Options { queue: 16, ..Options::default() });
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let log = &log;
+            scope.spawn(move || (0..1000).for_each(|n| log.record(used("Decrypt", thread * 1000 + n)).unwrap()));
+        }
+    });
+    drop(log);
+    let mut times: Vec<u64> = named(dir.path(), "Decrypt").iter().map(|event| event.event_time).collect();
+    times.sort_unstable();
+    assert_eq!(times, (0..4000).collect::<Vec<_>>());
+    assert!(named(dir.path(), "AuditGap").is_empty());
+}
+
+#[test]
 fn filters_find_what_they_should() {
     let dir = tempfile::tempdir().unwrap();
     let volume = Uuid::from_u128(5);
@@ -290,6 +313,8 @@ fn filters_find_what_they_should() {
     assert_eq!(count(Filter { since: Some(200), until: Some(200), ..none() }), 1);
     assert_eq!(count(Filter { key: Some(ARN.into()), ..none() }), 3);
     assert_eq!(count(Filter { key: Some("1234abcd-12ab-34cd-56ef-1234567890ab".into()), ..none() }), 3);
+    assert_eq!(count(Filter { key: Some("arn:aws:kms:eu-west-1:000000000000:alias/x".into()), ..none() }), 2);
+    assert_eq!(count(Filter { key: Some(ARN.replace("local", "us-east-1")), ..none() }), 3);
     assert_eq!(count(Filter { key: Some("alias/x".into()), ..none() }), 2);
     assert_eq!(count(Filter { key: Some("alias/y".into()), ..none() }), 0);
     let key_ids = learn_alias(dir.path(), "alias/x").unwrap();

@@ -61,6 +61,8 @@ pub struct Verified {
     pub head: Head,
     /// An unfinished line at the very end, in bytes: a writer was cut short. The next writer marks it.
     pub unfinished: Option<u64>,
+    /// The head that was given is older than the oldest line that is kept, so it could not be compared.
+    pub is_head_outgrown: bool,
     /// The first fault.
     pub fault: Option<Fault>,
 }
@@ -84,7 +86,11 @@ fn snapshot(dir: &Path, keys: &Keys) -> Result<Snapshot, AuditError> {
     if file_numbers(dir).map_err(read)?.is_empty() && !dir.join(ANCHOR).exists() {
         return Ok(Snapshot { anchor: Ok(None), files: Vec::new() });
     }
-    let _lock = lock(dir)?;
+    let _lock = match lock(dir) {
+        // Nobody writes there: an image, a snapshot, a copy on read-only media.
+        Err(AuditError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+        locked => Some(locked?),
+    };
     let anchor = sealed::load(dir, ANCHOR, keys);
     let mut files = Vec::new();
     for number in file_numbers(dir).map_err(read)? {
@@ -125,7 +131,8 @@ pub fn verify(dir: &Path, keys: &Keys, known: Option<&Head>) -> Result<Option<Ve
         Ok(Some(anchor)) => Ok(anchor),
     };
     let head = Head { sequence: 0, mac: String::new() };
-    let found = Verified { files: 0, lines: 0, begins: None, head, unfinished: None, fault: None };
+    let found =
+        Verified { files: 0, lines: 0, begins: None, head, unfinished: None, is_head_outgrown: false, fault: None };
     let mut check = Check { keys, dir, at: Position::START, anchor: anchor.as_ref().ok().cloned(), known, found };
     if let Err(what) = anchor {
         check.fault(dir.join(ANCHOR), None, what);
@@ -220,6 +227,7 @@ impl Check<'_> {
             // The oldest that is kept. Its first line vouches for what it follows.
             self.at.mac = previous;
             self.at.sequence = sequence.saturating_sub(1);
+            self.found.is_head_outgrown = self.known.is_some_and(|known| known.sequence < sequence);
             let begins_late = self.at.file == 1 && (previous != [0; 32] || sequence != 1);
             return begins_late.then(|| "the first file does not begin with the first line".to_owned());
         }

@@ -154,8 +154,12 @@ impl Writer {
         let Batch { events, gap, last, is_urgent, flush, is_closing } = batch;
         self.held.extend(events);
         self.held_last = last;
-        if flush.is_some() || is_closing || Instant::now() >= self.count_at {
+        let is_counted = flush.is_some() || Instant::now() >= self.count_at;
+        // While nothing can be written the counters go on counting: that takes no memory.
+        if is_closing || (is_counted && !self.is_stuck) {
             self.held.extend(self.shared.counters.take());
+        }
+        if is_counted {
             self.count_at = Instant::now() + self.options.repeat_interval;
         }
         if let Some(gap) = gap {

@@ -42,7 +42,7 @@ pub fn check_proposal(proposal: &Proposal<'_>, key_spec: &str, now: u64) -> Resu
         }
     }
     if let Some(name) = proposal.name
-        && !(is_grant_name(name))
+        && !is_grant_name(name)
     {
         return Err(validation(format!(
             "1 validation error detected: Value '{name}' at 'name' failed to satisfy constraint: Member must have length \

@@ -156,11 +156,15 @@ impl Condition {
     ) -> Result<Self, String> {
         let rule = Rule::parse(operator).ok_or_else(|| format!("Invalid Condition type : {operator}"))?;
         let key = KeyName::parse(name);
-        if rule.set == Set::All && matches!(key, KeyName::Context(_)) {
+        let single = match key {
+            KeyName::Context(_) => Some("encryption context"),
+            KeyName::RequestTag(_) => Some("tag"),
+            _ => None,
+        };
+        if let (Set::All, Some(what)) = (rule.set, single) {
             return Err(format!(
-                "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key \
-                 matches requests without the specified encryption context or with an unspecified value, here {name}. \
-                 To fix, remove ForAllValues."
+                "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches \
+                 requests without the specified {what} or with an unspecified {what}. To fix, remove ForAllValues."
             ));
         }
         let operands: Vec<Operand> =

@@ -8,6 +8,9 @@ use crate::kms::{ACCOUNT, root_arn};
 /// Longest document, in bytes (AWS KMS developer guide, "Resource quotas").
 pub const MAX_LEN: usize = 32 * 1024;
 
+/// The message of the MalformedPolicyDocumentException for a policy under which its writer could not replace it.
+pub const LOCKED_OUT: &str = "The new key policy will not allow you to update the key policy in the future.";
+
 /// What a statement does where it applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -60,7 +63,7 @@ impl Policy {
         }
         let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{ff}');
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
-            return Err(MalformedPolicy::new(format!("Policy contains the invalid character {:?}", other)));
+            return Err(MalformedPolicy::new(format!("Policy contains the invalid character {other:?}")));
         }
         let root: Node = serde_json::from_str(text)
             .map_err(|error| MalformedPolicy::new(format!("Syntax errors in policy. {error}")))?;
@@ -141,7 +144,7 @@ impl Policy {
 
     /// Whether the maker of this request could make it again under this policy. PutKeyPolicy and CreateKey ask it about
     /// kms:PutKeyPolicy, with the keys of the present request, so that nobody locks himself out (AWS KMS API reference,
-    /// PutKeyPolicy, BypassPolicyLockoutSafetyCheck).
+    /// PutKeyPolicy, BypassPolicyLockoutSafetyCheck). If not, the answer is [`LOCKED_OUT`].
     pub fn lets_change_policy(&self, request: &Request<'_>) -> bool {
         let change = Request { action: "kms:PutKeyPolicy", ..*request };
         matches!(self.evaluate(&change), Verdict::Allowed(_))

@@ -23,7 +23,7 @@ mod statement;
 mod tests;
 mod value;
 
-pub use document::{Effect, MAX_LEN, MalformedPolicy, Policy, Verdict};
+pub use document::{Effect, LOCKED_OUT, MAX_LEN, MalformedPolicy, Policy, Verdict};
 pub use examine::{Examined, Miss};
 pub use keys::{ConditionKeys, Values};
 pub use names::Key;

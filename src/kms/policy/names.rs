@@ -121,13 +121,13 @@ pub(super) enum KeyName {
 impl KeyName {
     /// Names are case-insensitive.
     pub(super) fn parse(name: &str) -> Self {
-        const FAMILIES: &[(&str, fn(String) -> KeyName)] = &[
-            ("kms:EncryptionContext:", KeyName::Context),
-            ("aws:PrincipalTag/", KeyName::PrincipalTag),
-            ("aws:ResourceTag/", KeyName::ResourceTag),
-            ("aws:RequestTag/", KeyName::RequestTag),
+        let families = [
+            ("kms:EncryptionContext:", Self::Context as fn(String) -> Self),
+            ("aws:PrincipalTag/", Self::PrincipalTag),
+            ("aws:ResourceTag/", Self::ResourceTag),
+            ("aws:RequestTag/", Self::RequestTag),
         ];
-        for (prefix, family) in FAMILIES {
+        for (prefix, family) in families {
             let split = name.split_at_checked(prefix.len());
             if let Some((head, rest)) = split
                 && head.eq_ignore_ascii_case(prefix)

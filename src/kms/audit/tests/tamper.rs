@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{assert_sound, checked, events, filled, keys, named, open, used};
 use crate::crypto::{Secret, random};
 use crate::kms::audit::chain::file_path;
+use crate::kms::audit::store::Store;
 use crate::kms::audit::{Keys, Options, verify};
 
 fn first(dir: &Path) -> PathBuf {
@@ -161,9 +163,7 @@ fn a_torn_last_line_is_marked_at_every_byte_and_the_log_goes_on() {
         fs::write(dir.path().join("anchor"), &anchor).unwrap();
         let found = assert_sound(dir.path());
         assert_eq!(found.unfinished, Some(length as u64));
-        let log = open(dir.path(), Options::default());
-        log.record(used("EnableKey", 78)).unwrap();
-        drop(log);
+        Store::new(dir.path(), Arc::new(keys()), Options::default()).append(&mut [used("EnableKey", 78)]).unwrap();
         let found = assert_sound(dir.path());
         assert_eq!((found.unfinished, found.lines), (None, 5));
         let torn = named(dir.path(), "RecoverAuditFile")[0].kmsfs.torn.clone().unwrap();

@@ -193,7 +193,11 @@ fn conditions_that_cannot_be_read_are_refused() {
         (json!({"StringEquals": {"kms:ViaService": "${aws:username"}}), "has no end"),
         (json!({"StringEquals": {"kms:ViaService": "${username}"}}), "is not a policy variable"),
         (json!({"StringEquals": {"kms:ViaService": "${aws:username, ada}"}}), "is not in single quotes"),
-        (json!({"ForAllValues:StringEquals": {"kms:EncryptionContext:team": "x"}}), "OverlyPermissiveCondition:"),
+        (json!({"ForAllValues:StringEquals": {"aws:RequestTag/team": "x"}}), "or with an unspecified tag. To fix"),
+        (
+            json!({"ForAllValues:StringEquals": {"kms:EncryptionContext:team": "x"}}),
+            "OverlyPermissiveCondition: Using the ForAllValues",
+        ),
     ] {
         let message = refused_statement(json!({"Condition": condition.clone()}));
         assert!(message.contains(reason), "{condition}: {message}");

@@ -284,3 +284,74 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
     let unused = fixture.ok("GetKeyLastUsage", json!({ "KeyId": fixture.key() }));
     assert_eq!(unused["KeyLastUsage"], json!({}));
 }
+
+mod arbitrary {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMBERS: &[&str] = &[
+        "KeyId",
+        "AliasName",
+        "TargetKeyId",
+        "Plaintext",
+        "CiphertextBlob",
+        "EncryptionContext",
+        "GrantTokens",
+        "Tags",
+        "TagKeys",
+        "Policy",
+        "Limit",
+        "Marker",
+        "Operations",
+        "GranteePrincipal",
+        "Constraints",
+        "GrantId",
+        "GrantToken",
+        "NumberOfBytes",
+        "KeySpec",
+        "DryRun",
+        "DryRunModifiers",
+        "DestinationKeyId",
+        "Description",
+        "RotationPeriodInDays",
+        "Expires",
+    ];
+
+    fn value(key: String) -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,20}".prop_map(Value::from),
+            Just(json!("alias/a")),
+            Just(json!(key)),
+            proptest::collection::vec(any::<u8>(), 0..100).prop_map(|bytes| json!(base64(&bytes))),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::hash_map("[a-zA-Z]{0,8}", inner, 0..4).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    #[test]
+    fn whatever_is_asked_is_answered_and_the_keystore_opens_afterwards() {
+        let fixture = Fixture::new();
+        let id = fixture.key();
+        let requests = proptest::collection::vec((0..MEMBERS.len(), value(id)), 0..5);
+        let operations = 0..catalog::OPERATIONS.len();
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(500));
+        runner
+            .run(&(operations, requests), |(operation, members)| {
+                let parameters: serde_json::Map<String, Value> =
+                    members.into_iter().map(|(member, value)| (MEMBERS[member].to_owned(), value)).collect();
+                let answer = fixture.call(catalog::OPERATIONS[operation].name, Value::Object(parameters));
+                prop_assert_ne!(answer.err().map(|error| error.code), Some(Code::KmsInternal));
+                Ok(())
+            })
+            .unwrap();
+        fixture.reopened();
+    }
+}

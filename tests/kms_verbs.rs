@@ -1,0 +1,185 @@
+//! The KMS by hand: every verb of the command line that is an operation of AWS KMS, through files and standard input.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    /// A keystore with the key alias/kmsfs/default.
+    fn new() -> Self {
+        let home = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        fs::write(home.at("pass"), "correct horse\n").expect("write");
+        fs::create_dir(home.at("vault")).expect("mkdir");
+        let vault = home.at("vault").display().to_string();
+        home.ok(&["init", &vault, "--unlock-time", "1"]);
+        home
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.at(name).display().to_string()
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kmsfs"))
+            .args(arguments)
+            .args(["--passfile", &self.path("pass")])
+            .env("KMSFS_KEYSTORE", self.at("keystore"))
+            .env("XDG_DATA_HOME", self.at("data"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kmsfs starts");
+        // A command that does not read may have ended already.
+        let _ = child.stdin.take().expect("a pipe").write_all(input);
+        child.wait_with_output().expect("kmsfs ends")
+    }
+
+    #[track_caller]
+    fn ok_with(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        let outcome = self.run(arguments, input);
+        assert!(outcome.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&outcome.stderr));
+        outcome.stdout
+    }
+
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        String::from_utf8(self.ok_with(arguments, b"")).expect("text")
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).expect("JSON")
+    }
+
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], code: i32) -> String {
+        let outcome = self.run(arguments, b"");
+        let text = String::from_utf8_lossy(&outcome.stderr).into_owned();
+        assert_eq!(outcome.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains("Next: "), "{text}");
+        text
+    }
+}
+
+const KEY: &str = "alias/kmsfs/default";
+
+#[test]
+fn bytes_go_through_pipes_and_files() {
+    let home = Home::new();
+    let secret = b"a secret\0with zeros\n".as_slice();
+    let sealed = home.ok_with(&["encrypt", KEY, "--context", "team=blue"], secret);
+    assert!(sealed.len() > secret.len() && sealed != secret);
+    assert_eq!(home.ok_with(&["decrypt", "--context", "team=blue"], &sealed), secret);
+    fs::write(home.at("sealed"), &sealed).expect("write");
+    let (sealed, plain, moved) = (home.path("sealed"), home.path("plain"), home.path("moved"));
+    home.ok(&["decrypt", "--in", &sealed, "--out", &plain, "--context", "team=blue"]);
+    assert_eq!(fs::read(&plain).expect("read"), secret);
+    assert_eq!(fs::metadata(&plain).expect("stat").permissions().mode() & 0o777, 0o600);
+    home.refused(&["decrypt", "--in", &sealed, "--out", &plain, "--context", "team=blue"], 2);
+    let said = home.refused(&["decrypt", "--in", &sealed, "--context", "team=red"], 8);
+    assert!(said.contains("InvalidCiphertextException") && said.contains("wrong encryption context"), "{said}");
+    let arguments = ["re-encrypt", KEY, "--in", &sealed, "--out", &moved];
+    home.ok(&[&arguments[..], &["--source-context", "team=blue", "--destination-context", "team=red"]].concat());
+    assert_eq!(home.ok_with(&["decrypt", "--in", &moved, "--context", "team=red"], b""), secret);
+    let answer = home.json(&["decrypt", "--in", &moved, "--context", "team=red", "--json"]);
+    let members: Vec<&String> = answer.as_object().expect("an object").keys().collect();
+    assert_eq!(members, ["EncryptionAlgorithm", "KeyId", "KeyMaterialId", "Plaintext"]);
+    let long = vec![1; 4097];
+    let outcome = home.run(&["encrypt", KEY], &long);
+    assert_eq!(outcome.status.code(), Some(2));
+    assert_eq!(home.ok_with(&["generate-random", "16"], b"").len(), 16);
+}
+
+#[test]
+fn data_keys_and_key_pairs_come_with_their_wrapped_halves() {
+    let home = Home::new();
+    let (plain, wrapped) = (home.path("key"), home.path("wrapped"));
+    home.ok(&["generate-data-key", KEY, "--bytes", "16", "--plaintext", &plain, "--out", &wrapped]);
+    assert_eq!(home.ok_with(&["decrypt", "--in", &wrapped], b""), fs::read(&plain).expect("read"));
+    let silent = home.ok_with(&["generate-data-key", KEY, "--without-plaintext"], b"");
+    assert_eq!(home.ok_with(&["decrypt"], &silent).len(), 32);
+    let (private, public, blob) = (home.path("private"), home.path("public"), home.path("blob"));
+    let pair = ["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--private", &private, "--public", &public];
+    home.ok(&[&pair[..], &["--out", &blob]].concat());
+    assert_eq!(home.ok_with(&["decrypt", "--in", &blob], b""), fs::read(&private).expect("read"));
+    home.ok(&["key", "create", "--spec", "RSA_2048", "--alias", "alias/inbox"]);
+    let der = home.ok_with(&["get-public-key", "alias/inbox"], b"");
+    assert_eq!(der.len(), 294);
+    let oaep = ["--algorithm", "RSAES_OAEP_SHA_256"];
+    let sealed = home.ok_with(&[&["encrypt", "alias/inbox"], &oaep[..]].concat(), b"letter");
+    assert_eq!(home.ok_with(&[&["decrypt", "--key", "alias/inbox"], &oaep[..]].concat(), &sealed), b"letter");
+}
+
+#[test]
+fn policies_grants_tags_and_rotation_are_shown_and_changed() {
+    let home = Home::new();
+    assert_eq!(home.ok(&["policy", "list", KEY]), "default\n");
+    let policy = home.ok(&["policy", "get", KEY]);
+    assert!(policy.contains("Allow use through mounts"));
+    let file = home.path("policy.json");
+    fs::write(&file, policy.replace("Allow use through mounts", "Mounts")).expect("write");
+    home.ok(&["policy", "put", KEY, &file]);
+    assert!(home.ok(&["policy", "get", KEY]).contains("\"Mounts\""));
+    fs::write(&file, "{}").expect("write");
+    assert!(home.refused(&["policy", "put", KEY, &file], 2).contains("MalformedPolicyDocumentException"));
+
+    let made = home.json(&[
+        "grant",
+        "create",
+        KEY,
+        "--grantee",
+        "ada",
+        "--operations",
+        "Decrypt,DescribeKey",
+        "--context-subset",
+        "team=blue",
+        "--expires",
+        "2999-01-01T00:00:00Z",
+        "--json",
+    ]);
+    let id = made["GrantId"].as_str().expect("an id");
+    let listed = home.json(&["grant", "list", KEY, "--json"]);
+    assert_eq!(listed["Grants"][0]["GranteePrincipal"], "arn:aws:iam::000000000000:user/ada");
+    assert_eq!(listed["Grants"][0]["Constraints"], json!({ "EncryptionContextSubset": { "team": "blue" } }));
+    assert!(home.ok(&["grant", "list", KEY]).contains("2999-01-01T00:00:00Z"));
+    home.ok(&["grant", "revoke", KEY, id]);
+    home.refused(&["grant", "revoke", KEY, id], 8);
+    let token = home.json(&["grant", "create", KEY, "--grantee", "ada", "--operations", "Decrypt", "--json"]);
+    home.ok(&["grant", "retire", "--token", token["GrantToken"].as_str().expect("a token")]);
+    assert_eq!(home.json(&["grant", "list", KEY, "--json"])["Grants"], json!([]));
+
+    home.ok(&["key", "tag", KEY, "team=blue", "use=test"]);
+    home.ok(&["key", "untag", KEY, "use"]);
+    assert_eq!(home.ok(&["key", "tags", KEY]), "team  blue\n");
+    home.ok(&["key", "update-description", KEY, "for tests"]);
+    assert!(home.ok(&["key", "describe", KEY]).contains("for tests"));
+    home.ok(&["key", "enable-rotation", KEY, "--days", "90"]);
+    assert_eq!(home.json(&["key", "rotation-status", KEY, "--json"])["RotationPeriodInDays"], 90);
+    assert_eq!(home.json(&["key", "rotate", KEY, "--json"])["version"], 2);
+    assert_eq!(home.json(&["key", "rotations", KEY, "--json"])["Rotations"][0]["RotationType"], "ON_DEMAND");
+    home.ok(&["encrypt", KEY, "--out", &home.path("x"), "--in", &home.path("pass")]);
+    assert_eq!(home.json(&["key", "last-usage", KEY, "--json"])["KeyLastUsage"]["Operation"], "Encrypt");
+    home.ok(&["alias", "create", "alias/second", KEY]);
+    let described = home.json(&["kms", "DescribeKey", r#"{"KeyId":"alias/second"}"#]);
+    assert_eq!(described["KeyMetadata"]["Description"], "for tests");
+    assert!(home.refused(&["kms", "Sign"], 8).contains("UnsupportedOperationException"));
+    home.refused(&["kms", "DescribeKey", "["], 2);
+    let mut audit = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+    audit.args(["audit", "list", "--operation", "TagResource"]).env("KMSFS_KEYSTORE", home.at("keystore"));
+    let listed = audit.output().expect("kmsfs audit").stdout;
+    assert!(String::from_utf8_lossy(&listed).contains("TagResource"));
+}
