@@ -56,6 +56,14 @@ fn the_backing_tree_and_the_keystore_show_nothing_plain() {
     set_xattr(&dir, &format!("user.{xattr}"), value.as_bytes()).expect("setxattr");
     let while_mounted = shown(&volume.backing);
     mount.unmount();
+    // The audit log names the files that keys were used for, and shows nothing else of them.
+    let log = volume.base().join("log");
+    fs::rename(volume.keystore.join("audit"), &log).expect("rename");
+    let recorded = shown(&log);
+    assert!(contains(&recorded, name.as_bytes()));
+    for word in [content, target, xattr, value, PASSPHRASE] {
+        assert!(!contains(&recorded, word.as_bytes()), "{word} is in the audit log");
+    }
     let afterwards = [shown(&volume.backing), shown(&volume.keystore)].concat();
     for (when, bytes) in [("while mounted", while_mounted), ("unmounted", afterwards)] {
         for word in WORDS.into_iter().chain([PASSPHRASE]) {
