@@ -19,7 +19,7 @@ use kmsfs::envelope::{
     Binder, Envelope, EnvelopeStore, Envelopes, Kind, LINKS_DIR, NameForm, NewVolume, Object, Place, Placement, Sealer,
     Volume, create_volume, root_envelope, sidecar_name,
 };
-use kmsfs::kms::KeyId;
+use kmsfs::kms::{KeyId, Requester};
 use kmsfs::names::{DirNames, EncodedName, LongLink, NameEncoding, SealedLink, Symlinks, Xattrs};
 use kmsfs::sys::xattr::{self, Mode, Target};
 use kmsfs::{crypto, kms};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 #[path = "../src/envelope/tests/fake.rs"]
 mod fake;
 mod memory;
-use fake::{CALLER, FakeKms};
+use fake::FakeKms;
 
 fn decoder(arguments: &[&Path]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decoder.py");
@@ -161,9 +161,9 @@ fn read_by_decoder(form: NameForm, encoding: NameEncoding, placement: Placement)
     let has_xts = placement == Placement::Xattr;
     let suite = if has_xts { Suite::Xts4k } else { Suite::Gcm4k };
     let new = NewVolume { key: &KeyId("cmk-3".into()), suite, placement, names: form, labels: &labels };
-    let volume = create_volume(&root, &kms, &CALLER, &new).unwrap();
+    let volume = create_volume(&root, &kms, &new).unwrap();
     let binder = Binder::new(&volume.header);
-    let sealer = Sealer { binder: &binder, kms: &kms, caller: &CALLER };
+    let sealer = Sealer { binder: &binder, kms: &kms, requester: Requester::Own };
     let envelope = root_envelope(&root, &Envelopes::new(placement)).unwrap();
     let key = sealer.unlock(&envelope, Place::ROOT).unwrap();
     let top = Maker { volume: &volume, sealer, encoding, path: root.clone(), key };

@@ -21,6 +21,8 @@ mod disk;
 mod faults;
 #[path = "mount/files.rs"]
 mod files;
+#[path = "mount/flags.rs"]
+mod flags;
 #[path = "mount/holes.rs"]
 mod holes;
 #[path = "mount/lifecycle.rs"]

@@ -52,3 +52,14 @@ fn default_dir() -> Result<PathBuf, Failure> {
     })?;
     Ok(data.join("kmsfs/keystore"))
 }
+
+/// Where a command keeps what it must remember of this user.
+///
+/// # Errors
+/// If the environment names no such place; `who` wants to know.
+pub(super) fn state_folder(who: &str) -> Result<PathBuf, Failure> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let missing = || Failure::new(Code::Usage, who, "neither XDG_STATE_HOME nor HOME is set", "set HOME");
+    Ok(state.ok_or_else(missing)?.join("kmsfs"))
+}

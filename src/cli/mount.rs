@@ -9,8 +9,8 @@ use super::background::{self, Reporter};
 use super::checks;
 use super::failure::{Code, Failure};
 use super::init::caller;
-use super::keystore::KeystoreArgs;
-use super::mount_options::{Durability, MountOptions};
+use super::keystore::{KeystoreArgs, state_folder};
+use super::mount_options::{AuditPaths, Durability, MountOptions};
 use super::remount;
 use super::target::adopt;
 use super::unlock::{copy_path, lock_volume, unlock};
@@ -18,7 +18,8 @@ use super::volumes;
 use crate::envelope::{Access, Volume, VolumeHeader};
 use crate::fs::{EncryptedFs, FsConfig, KeyBell};
 use crate::fuse;
-use crate::kms::{BundleWatcher, LocalKms};
+use crate::kms::audit::{self, Log};
+use crate::kms::{BundleWatcher, LocalKms, MountAudit};
 use crate::sys;
 use crate::sys::background::MountFlags;
 
@@ -51,11 +52,17 @@ pub(super) struct Args {
     /// else a second suffices [default: 60]
     #[arg(long, value_name = "SECONDS")]
     key_ttl: Option<u64>,
+    /// Whether the audit log of the keys says which files users opened [default: yes]
+    #[arg(long, value_enum)]
+    audit_paths: Option<AuditPaths>,
+    /// Record nothing of what keys are used for: to measure what recording costs
+    #[arg(long, hide = true)]
+    no_audit: bool,
     /// How many threads answer requests [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Options as of mount(8): ro, rw, remount, allow_other, nodev, nosuid, noexec, noatime, nonempty, durability=,
-    /// passfile=, keyfile=, keystore=, threads=, key_ttl=; x-... are ignored
+    /// passfile=, keyfile=, keystore=, threads=, key_ttl=, audit_paths=; x-... are ignored
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
     /// Tell the parent on standard output when the mount is ready
@@ -77,6 +84,8 @@ struct Plan {
     durability: Durability,
     threads: usize,
     key_ttl: Duration,
+    audit_paths: AuditPaths,
+    no_audit: bool,
     /// Options for the kernel.
     kernel: Vec<String>,
 }
@@ -103,13 +112,17 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     if args.foreground {
         locked.record_pid()?;
         let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret))?;
+        if !plan.no_audit {
+            record(&plan, &kms)?;
+        }
         let bell = Arc::new(KeyBell::default());
         let _watcher = watch(&plan, &kms, &bell)?;
-        let served = serve(&plan, (kms, bell), volume, || {
+        let served = serve(&plan, (kms.clone(), bell), volume, || {
             if let Some(reporter) = reporter {
                 reporter.ready("")
             }
         });
+        kms.flush_record();
         drop(locked);
         return served;
     }
@@ -163,6 +176,8 @@ fn plan(args: &Args, options: &MountOptions) -> Result<Plan, Failure> {
         durability: args.durability.or(options.durability).unwrap_or_default(),
         threads: args.threads.or(options.threads).unwrap_or_else(cores).max(1),
         key_ttl: Duration::from_secs(args.key_ttl.or(options.key_ttl).unwrap_or(DEFAULT_KEY_TTL)),
+        audit_paths: args.audit_paths.or(options.audit_paths).unwrap_or_default(),
+        no_audit: args.no_audit,
         kernel: options.kernel_on(restrictions),
     })
 }
@@ -175,6 +190,7 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     pair("--durability", if plan.durability == Durability::Fast { "fast" } else { "atomic" }.into());
     pair("--threads", plan.threads.to_string().into());
     pair("--key-ttl", plan.key_ttl.as_secs().to_string().into());
+    pair("--audit-paths", if plan.audit_paths == AuditPaths::Yes { "yes" } else { "no" }.into());
     pair("-o", [&["nonempty".to_owned()], &plan.kernel[..]].concat().join(",").into());
     match &args.keystore.secret.keyfile {
         Some(path) => {
@@ -187,11 +203,25 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
         (plan.read_only, "--ro"),
         (plan.allow_other, "--allow-other"),
         (plan.shared, "--shared"),
+        (plan.no_audit, "--no-audit"),
         (args.keystore.secret.recovery_key, "--recovery-key"),
     ];
     line.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
     line.extend(["--".into(), plan.backing.clone().into(), plan.mountpoint.clone().into()]);
     Ok(line)
+}
+
+/// Records what the keys are used for: beside the keystore or, for a volume that opened with its own copy of its keys, in a
+/// folder of this user's for keystores that are not here.
+fn record(plan: &Plan, kms: &LocalKms) -> Result<(), Failure> {
+    let Some((keys, keystore)) = kms.audit_keys().zip(kms.keystore()) else { return Ok(()) };
+    let is_own = kms.bundle().is_some_and(|bundle| bundle.starts_with(&plan.keystore_dir));
+    let home = if is_own { plan.keystore_dir.clone() } else { state_folder("mount")?.join(keystore.to_string()) };
+    let volume = plan.header.uuid().parse().map_err(|_| Failure::of(Code::NotAVolume, "the volume's uuid is none"))?;
+    let log = Log::open(&home.join(audit::FOLDER), keys, audit::Options::default())
+        .map_err(|error| Failure::of(Code::Other, &format!("{error}; raise the limit of processes (ulimit -u)")))?;
+    kms.record_to(MountAudit { log, volume, paths: plan.audit_paths == AuditPaths::Yes });
+    Ok(())
 }
 
 /// Follows changes of the keystore, and keeps the volume's copy of its keys as new as they are.

@@ -24,6 +24,16 @@ impl From<Durability> for crate::content::Durability {
     }
 }
 
+/// Whether the audit log of the keys says which files they were used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(super) enum AuditPaths {
+    /// With the plain path
+    #[default]
+    Yes,
+    /// With the volume only
+    No,
+}
+
 /// All `-o` options together; the order does not matter, the last one of a pair counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MountOptions {
@@ -39,6 +49,7 @@ pub(super) struct MountOptions {
     pub(super) threads: Option<usize>,
     /// In seconds.
     pub(super) key_ttl: Option<u64>,
+    pub(super) audit_paths: Option<AuditPaths>,
     /// What the kernel is to be told.
     pub(super) kernel: Vec<String>,
     /// A word that only mounted filesystems have; mount(8) repeats those when it remounts.
@@ -129,6 +140,13 @@ impl MountOptions {
             "keystore" => self.keystore = Some(value.into()),
             "key_ttl" => self.key_ttl = Some(value.parse().map_err(|_| bad_value(word, "a number of seconds"))?),
             "threads" => self.threads = Some(value.parse().map_err(|_| bad_value(word, "a number"))?),
+            "audit_paths" => {
+                self.audit_paths = Some(match value {
+                    "yes" => AuditPaths::Yes,
+                    "no" => AuditPaths::No,
+                    _ => return Err(bad_value(word, "yes or no")),
+                });
+            }
             "comment" | "subtype" | "fsname" => {}
             "user_id" | "group_id" | "rootmode" | "max_read" | "blksize" | "fd" => {
                 self.of_mounted = Some(word.to_owned());

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::bar::Bar;
 use super::failure::{Code, Failure};
+use super::keystore::state_folder;
 use super::output::{self, line};
 use super::target::{Target, refused};
 use crate::fs::upkeep::{Answer, Request};
@@ -50,7 +51,7 @@ struct Numbers {
 impl Numbers {
     /// Where: among the user's own state, as a mount need not show where its keystore is.
     fn open(volume: &str, restart: bool) -> Result<Self, Failure> {
-        let folder = state_folder()?;
+        let folder = state_folder("rekey")?;
         fs::create_dir_all(&folder).map_err(|error| Failure::io(&folder, "create", &error))?;
         let path = folder.join(format!("rekey-{volume}"));
         let failed = |error: &std::io::Error| Failure::io(&path, "open", error);
@@ -93,15 +94,6 @@ impl Journal for Numbers {
         self.done.insert(ino);
         self.file.write_all(&ino.to_le_bytes())
     }
-}
-
-fn state_folder() -> Result<PathBuf, Failure> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let next = "set HOME, so that an interrupted run can be continued";
-    let state =
-        state.ok_or_else(|| Failure::new(Code::Usage, "rekey", "neither XDG_STATE_HOME nor HOME is set", next))?;
-    Ok(state.join("kmsfs"))
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

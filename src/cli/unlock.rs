@@ -1,13 +1,16 @@
 //! Unlocking a volume, and keeping others out of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::mounts;
+use super::users::SystemUsers;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
 use crate::kms::{BUNDLE_NAME, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
+use crate::sys;
 
 /// How long a volume that is in use, but not mounted any more, is waited for.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
@@ -44,7 +47,7 @@ pub(super) fn unlock(
     let copy = copy_path(header.root());
     let refused = match open_kms(keystore, secret) {
         Ok(kms) => match header.clone().unlock(&kms) {
-            Ok(volume) => return Ok((Arc::new(kms), volume)),
+            Ok(volume) => return Ok((for_users(kms, owner_of(keystore)?), volume)),
             Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
             Err(error) => return Err(error.into()),
         },
@@ -58,7 +61,18 @@ pub(super) fn unlock(
     let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
     let Ok(volume) = header.clone().unlock(&kms) else { return Err(refused) };
     eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
-    Ok((Arc::new(kms), volume))
+    // Whoever unlocked the copy has its secret, and is the owner as far as anybody can tell here.
+    Ok((for_users(kms, sys::process::effective_uid()), volume))
+}
+
+/// With the users of this system. Who owns the keystore is the root of its account.
+fn for_users(kms: LocalKms, owner: u32) -> Arc<LocalKms> {
+    Arc::new(kms.with_users(Box::new(SystemUsers), owner))
+}
+
+fn owner_of(keystore: &Path) -> Result<u32, Failure> {
+    let found = std::fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?;
+    Ok(found.uid())
 }
 
 /// Whether the volume's copy is of another keystore: another passphrase may open it then.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER;
 
 use crate::crypto::DataKey;
-use crate::kms::{CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, Kms, KmsError, Requester};
+use crate::kms::{Action, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, Kms, KmsError, Requester};
 
 use super::VolumeHeader;
 use super::record::{Envelope, Kind, MalformedEnvelope};
@@ -18,6 +18,7 @@ const RESERVED_LEN: usize = 256;
 const VOLUME: &str = "kmsfs:volume";
 const KIND: &str = "kmsfs:kind";
 const PARENT: &str = "kmsfs:parent";
+const SYMLINK: &str = "symlink";
 const HEADER: &str = "kmsfs:header";
 
 /// Why an envelope did not give its key.
@@ -91,6 +92,12 @@ impl Binder {
         }
     }
 
+    /// What a symlink in the directory with the id `parent` is called in requests for leave. Its target is sealed under
+    /// the volume key, so no wrapped key has this context.
+    pub fn symlink_context(&self, parent: &[u8; 16]) -> EncryptionContext {
+        pairs(&self.volume, &self.labels, SYMLINK, Some((PARENT, &HEXLOWER.encode(parent))))
+    }
+
     /// The context of a mirror.
     pub fn mirror_context(&self, kind: Kind) -> &EncryptionContext {
         &self.mirror[usize::from(kind.code() - 1)]
@@ -125,6 +132,17 @@ pub struct Sealer<'a> {
 }
 
 impl Sealer<'_> {
+    /// Leave to do `action` with what has this context, for what needs no data key. The filesystem itself needs none.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Kms`].
+    pub fn require(&self, action: Action, key: &KeyId, context: &EncryptionContext) -> Result<(), EnvelopeError> {
+        match self.requester {
+            Requester::Own => Ok(()),
+            Requester::User(request) => Ok(self.kms.authorize(request, action, key, context)?),
+        }
+    }
+
     /// A fresh data key, wrapped under `key` for an object at `place`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
+use super::io::OpenMode;
 use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::crypto::Suite;
@@ -19,7 +20,7 @@ pub struct Attr {
     pub ino: Ino,
     /// The attributes; `size` is the plain size.
     pub stat: Stat,
-    /// It is open and its CMK refuses: nobody shall remember these.
+    /// It is open, and its CMK refuses or one of its users has no leave any more: nobody shall remember these.
     pub is_shut: bool,
 }
 
@@ -109,7 +110,7 @@ impl EncryptedFs {
                 None if self.known_suite(ino, &stat) == Suite::Xts4k => stat.size,
                 None => self.sizes.told(ino, stat.size),
             };
-            is_shut = open.is_some_and(|file| file.content.is_shut());
+            is_shut = open.is_some_and(|file| file.content.is_shut() || file.is_closed_to_some());
         }
         Ok(Attr { ino, stat, is_shut })
     }
@@ -126,11 +127,14 @@ impl EncryptedFs {
     /// Attributes of `ino`; through its handle where it is open.
     ///
     /// # Errors
-    /// EACCES through a handle of a file whose CMK refuses: so the kernel asks before each write(2) that it means to keep
+    /// EACCES through a handle of a file whose CMK refuses, or whose user has no leave any more: so the kernel asks before each write(2) that it means to keep
     /// to itself for a while.
     pub fn getattr(&self, ino: Ino, handle: Option<u64>) -> Result<Attr> {
         if let Some(file) = handle.and_then(|_| self.open_file_of(ino, handle)) {
             self.require_light(&file)?;
+        }
+        if let Some(handle) = handle.and_then(|handle| self.file_handles.get(handle).ok()) {
+            self.require_leave(&handle)?;
         }
         self.attributes(ino, handle)
     }
@@ -240,9 +244,10 @@ impl EncryptedFs {
         self.upkeep.guards.admit_writer(ino)?;
         let by_handle = handle.and_then(|handle| self.file_handles.get(handle).ok());
         if let Some(handle) = by_handle.filter(|handle| handle.file.ino == ino) {
+            self.require_leave(&handle)?;
             return self.truncate_open(caller, &handle.file, size).map_err(|error| self.report(ino, error));
         }
-        let file = self.acquire_file(caller, ino, true)?;
+        let (file, _) = self.acquire_file(caller, ino, OpenMode::WRITE)?;
         let result = self.truncate_open(caller, &file, size).map_err(|error| self.report(ino, error));
         self.release_file(&file);
         result
@@ -252,6 +257,7 @@ impl EncryptedFs {
         if size == 0 && file.content.is_unkeyed() {
             return Ok(());
         }
+        file.backing.admit(false)?;
         let cut = self.content_for_writing(file)?.truncate(size);
         file.pin_mtime(None);
         self.after_write(file);

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::content::{BackingFile, CipherOffset, TailRecord};
 use crate::envelope::TailLog;
+use crate::sys::file::{APPEND_ONLY, IMMUTABLE};
 use crate::sys::{self, Errno};
 
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
@@ -16,6 +17,9 @@ use crate::sys::{self, Errno};
 pub struct Backing {
     fd: RwLock<Arc<OwnedFd>>,
     writable: AtomicBool,
+    /// Which of [`IMMUTABLE`] and [`APPEND_ONLY`] were set while this was open. Locked while inode flags are looked at or
+    /// changed, and while a write is let past them.
+    fixed: Mutex<u32>,
     /// Where the end of an XTS file is kept while it is cut.
     tails: Option<Arc<TailLog>>,
 }
@@ -23,7 +27,7 @@ pub struct Backing {
 impl Backing {
     /// The file that `fd` is open on.
     pub fn new(fd: OwnedFd, writable: bool) -> Self {
-        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), tails: None }
+        Self { fd: RwLock::new(Arc::new(fd)), writable: AtomicBool::new(writable), fixed: Mutex::new(0), tails: None }
     }
 
     /// The same, with a place for the end of an XTS file.
@@ -33,7 +37,7 @@ impl Backing {
 
     /// The same for a file that is not kept open; for as long as `fd` can be written, so can this.
     pub fn shared(fd: &Arc<OwnedFd>) -> Self {
-        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), tails: None }
+        Self { fd: RwLock::new(fd.clone()), writable: AtomicBool::new(true), fixed: Mutex::new(0), tails: None }
     }
 
     /// The descriptor of the moment.
@@ -52,6 +56,61 @@ impl Backing {
         self.writable.store(true, Ordering::Release);
     }
 
+    /// The inode flags, as chattr(1) left them.
+    pub fn flags(&self) -> Result<u32, Errno> {
+        let _fixed = self.fixed.lock();
+        sys::file::flags(self.fd().as_fd())
+    }
+
+    /// Sets the inode flags of chattr(1).
+    pub fn set_flags(&self, flags: u32) -> Result<(), Errno> {
+        let mut fixed = self.fixed.lock();
+        sys::file::set_flags(self.fd().as_fd(), flags)?;
+        *fixed = flags & (IMMUTABLE | APPEND_ONLY);
+        Ok(())
+    }
+
+    /// Whether the file may be opened for writing (to append or not), or cut.
+    ///
+    /// # Errors
+    /// EPERM if its flags forbid that.
+    pub fn admit(&self, append: bool) -> Result<(), Errno> {
+        let forbidden = if append { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
+        if *self.fixed.lock() & forbidden == 0 { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// A change that the kernel or we took on before the flags were set, or on behalf of who had the file open for writing
+    /// before: pages of the kernel's cache cannot be refused any more, they could only be lost. So flags that forbid it are
+    /// set aside for that moment; a crash within it leaves the file without them.
+    ///
+    /// # Errors
+    /// What `act` answers, EPERM (as `is_refusal` knows it) only if no flag is why.
+    pub fn past_flags<T, E: From<Errno>>(
+        &self,
+        act: impl Fn(BorrowedFd<'_>) -> Result<T, E>,
+        is_refusal: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let fd = self.fd();
+        match act(fd.as_fd()) {
+            Err(error) if is_refusal(&error) => {}
+            done => return done,
+        }
+        let fixed = self.fixed.lock();
+        if *fixed == 0 {
+            // They were taken away meanwhile, or it is not for the flags.
+            return act(fd.as_fd());
+        }
+        let flags = sys::file::flags(fd.as_fd())?;
+        sys::file::set_flags(fd.as_fd(), flags & !*fixed)?;
+        let done = act(fd.as_fd());
+        sys::file::set_flags(fd.as_fd(), flags)?;
+        done
+    }
+
+    fn change(&self, act: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> io::Result<()> {
+        Ok(self.past_flags(act, |errno| *errno == Errno::PERM)?)
+    }
+
     fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
         // The clone keeps the descriptor open without holding the lock during the call.
         let fd = self.fd();
@@ -65,7 +124,7 @@ impl BackingFile for Backing {
     }
 
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
-        self.with(|fd| sys::file::write_at(fd, buf, at.0))
+        self.change(|fd| sys::file::write_at(fd, buf, at.0))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -73,20 +132,15 @@ impl BackingFile for Backing {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|fd| match sys::file::set_len(fd, len) {
-            // Of a file that may only be appended to (chattr +a). Whoever had it open before may write on, as on ext4,
-            // so it must grow: by a zero at its new end.
-            Err(Errno::PERM) if len > sys::stat::of_fd(fd)?.size => sys::file::write_at(fd, &[0], len - 1),
-            done => done,
-        })
+        self.change(|fd| sys::file::set_len(fd, len))
     }
 
     fn allocate(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::allocate(fd, at.0, len))
+        self.change(|fd| sys::file::allocate(fd, at.0, len))
     }
 
     fn punch_hole(&self, at: CipherOffset, len: u64) -> io::Result<()> {
-        self.with(|fd| sys::file::punch_hole(fd, at.0, len))
+        self.change(|fd| sys::file::punch_hole(fd, at.0, len))
     }
 
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {

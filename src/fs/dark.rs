@@ -68,12 +68,16 @@ pub struct Faded {
     pub dirs: Vec<Ino>,
     /// Names in these directories, and what they lead to.
     pub names: Vec<(Location, Ino)>,
+    /// Files and directories that others may still use: what is cached of them must be dropped.
+    pub shared: Vec<Ino>,
+    /// How many handles have lost their user's leave just now.
+    pub handles: usize,
 }
 
 impl Faded {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.dirs.is_empty()
+        self.files.is_empty() && self.dirs.is_empty() && self.shared.is_empty()
     }
 }
 
@@ -99,12 +103,14 @@ impl EncryptedFs {
             let dark: HashSet<Ino> = faded.dirs.iter().copied().collect();
             faded.names = self.inodes.below(&dark);
         }
+        self.fade_handles(&mut faded);
         faded
     }
 
     /// Puts what has faded on the disk and drops it with its keys. What cannot be written stays in memory, out of reach, and
     /// is tried again.
     pub fn darken(&self, files: &[Ino]) {
+        self.darken_handles();
         for file in files.iter().filter_map(|ino| self.files.peek(*ino)) {
             if self.refused(&file).is_none() {
                 continue;

@@ -1,17 +1,18 @@
 //! Data keys of files: asked for when a file is made or opened, and stored before its first byte.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
+use super::io::OpenMode;
 use super::open_file::{OpenFile, require_file};
 use super::slot::ContentGuard;
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeStore, Kind, Object, Place};
-use crate::kms::{Caller, Requester};
+use crate::kms::{Action, Caller, KeyId, Requester};
 use crate::sys::{self, Errno};
 
 /// A data key, its envelope, and whether that is on the backing file already.
@@ -19,6 +20,15 @@ pub(super) struct NewKey {
     pub(super) key: DataKey,
     pub(super) envelope: Envelope,
     pub(super) is_stored: bool,
+}
+
+/// What a file without a key would be given one under, and bound to.
+pub(super) struct Birth {
+    pub(super) key: KeyId,
+    pub(super) kind: Kind,
+    pub(super) place: Place,
+    /// The directory; `None` if it is bound to none.
+    home: Option<Arc<Dir>>,
 }
 
 impl EncryptedFs {
@@ -82,8 +92,9 @@ impl EncryptedFs {
             if self.envelopes.sidecars().is_some() {
                 return self.store_sidecar(file, &envelope);
             }
-            let fd = file.backing.fd();
-            Ok(self.envelopes.create(Object::File { fd: fd.as_fd(), at: None }, &envelope.encode())?)
+            let create =
+                |fd: BorrowedFd<'_>| Ok(self.envelopes.create(Object::File { fd, at: None }, &envelope.encode())?);
+            file.backing.past_flags(create, |error| matches!(error, Error::Sys(Errno::PERM)))
         };
         match store() {
             Err(Error::Sys(Errno::ACCESS)) => {
@@ -118,6 +129,13 @@ impl EncryptedFs {
         if let Some((key, envelope)) = self.stored_key(requester, file)? {
             return Ok(NewKey { key, envelope, is_stored: true });
         }
+        let Birth { key, kind, place, home } = self.birth_of(file)?;
+        *file.home.lock() = home;
+        let (key, envelope) = self.sealer(requester).create(&key, kind, place)?;
+        Ok(NewKey { key, envelope, is_stored: false })
+    }
+
+    pub(super) fn birth_of(&self, file: &OpenFile) -> Result<Birth> {
         // Not where it was opened: of its names, another one may be left.
         let found = self.at_location(file.ino, |parent, _, stat| Ok((parent.clone(), stat.nlink)));
         let (home, giver) = match found {
@@ -127,9 +145,25 @@ impl EncryptedFs {
             Err(error) => return Err(error),
         };
         let place = home.as_ref().map_or(Place::Linked, |home| home.place());
-        *file.home.lock() = home;
-        let (key, envelope) = self.sealer(requester).create(&giver.cmk(), Kind::file(giver.suite()), place)?;
-        Ok(NewKey { key, envelope, is_stored: false })
+        Ok(Birth { key: giver.cmk(), kind: Kind::file(giver.suite()), place, home })
+    }
+
+    /// The key for a file that is opened to be written and holds nothing, and what the user was let in for. Who may also read
+    /// through the handle needs leave to read what others will write. `places` must be held.
+    pub(super) fn key_at_open(
+        &self,
+        requester: Requester<'_>,
+        file: &OpenFile,
+        mode: OpenMode,
+    ) -> Result<(NewKey, Action)> {
+        let new = self.new_key(requester, file)?;
+        if !new.is_stored && mode.write_only {
+            return Ok((new, Action::GenerateDataKey));
+        }
+        if !new.is_stored {
+            self.require_for_file(requester, Action::Decrypt, file)?;
+        }
+        Ok((new, Action::Decrypt))
     }
 
     /// The key that an open file has, and its envelope. `places` must be held.
@@ -162,17 +196,22 @@ impl EncryptedFs {
     }
 
     /// O_TRUNC of a file that nobody has open: what it held need not be readable, but its key must be given. One more
-    /// user of the file, if it was cut.
-    pub(super) fn cut_unread(&self, caller: &Caller, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
+    /// user of the file, if it was cut, and what that user was let in for.
+    pub(super) fn cut_unread(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        mode: OpenMode,
+    ) -> Result<Option<(Arc<OpenFile>, Action)>> {
         if self.files.peek(ino).is_some() {
             return Ok(None);
         }
         let file = self.files.enter(self.open_backing(ino, true)?);
-        let cut = self.cut_if_unread(caller, &file);
+        let cut = self.cut_if_unread(caller, &file, mode);
         match cut {
-            Ok(true) => {
+            Ok(Some(action)) => {
                 self.sizes.forget(ino);
-                Ok(Some(file))
+                Ok(Some((file, action)))
             }
             other => {
                 self.files.leave(ino);
@@ -181,18 +220,18 @@ impl EncryptedFs {
         }
     }
 
-    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile) -> Result<bool> {
+    fn cut_if_unread(&self, caller: &Caller, file: &OpenFile, mode: OpenMode) -> Result<Option<Action>> {
         let _held = self.places.hold(file.ino);
         // Whoever opens it at the same time waits, and finds it empty.
         let _envelope = file.envelope.lock();
         if !file.content.is_unkeyed() || !file.backing.is_writable() {
-            return Ok(false);
+            return Ok(None);
         }
         let path = || self.inodes.path(file.ino);
-        let key = self.new_key(Requester::user(caller, &path), file)?;
+        let (key, action) = self.key_at_open(Requester::user(caller, &path), file, mode)?;
         sys::file::set_len(file.backing.fd().as_fd(), 0)?;
         *file.reserved.lock() = Some(key);
         self.changed(caller, file)?;
-        Ok(true)
+        Ok(Some(action))
     }
 }

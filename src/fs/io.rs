@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::Result;
+use super::leave::Leave;
 use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::kms::Caller;
@@ -21,6 +22,14 @@ pub struct OpenMode {
     pub append: bool,
     /// It must not exist yet.
     pub exclusive: bool,
+    /// It may not be read through this handle.
+    pub write_only: bool,
+}
+
+impl OpenMode {
+    /// To write only, what is there or will be.
+    pub(super) const WRITE: Self =
+        Self { write: true, truncate: false, append: false, exclusive: false, write_only: true };
 }
 
 /// What stands behind a file handle.
@@ -29,8 +38,8 @@ pub struct FileHandle {
     pub file: Arc<OpenFile>,
     /// How it was opened.
     pub mode: OpenMode,
-    /// Who opened it: writes out of the kernel's cache come in nobody's name.
-    pub caller: Caller,
+    /// Who opened it and what for: writes out of the kernel's cache come in nobody's name.
+    pub leave: Leave,
     /// The failures that were told through it.
     seen: AtomicU64,
 }
@@ -65,23 +74,28 @@ impl EncryptedFs {
         if mode.write || mode.truncate {
             self.writable()?;
             self.upkeep.guards.admit_writer(ino)?;
+            // The backing store judges the first open only.
+            if let Some(file) = self.files.peek(ino) {
+                file.backing.admit(mode.append && !mode.truncate)?;
+            }
         }
         if mode.truncate
-            && let Some(file) = self.cut_unread(caller, ino)?
+            && let Some((file, action)) = self.cut_unread(caller, ino, mode)?
         {
-            return Ok(Opened { handle: self.new_handle(caller, file, mode)? });
+            return Ok(Opened { handle: self.new_handle(Leave::new(*caller, action), file, mode)? });
         }
-        let file = self.acquire_file(caller, ino, mode.write || mode.truncate)?;
+        let asked = OpenMode { write: mode.write || mode.truncate, ..mode };
+        let (file, action) = self.acquire_file(caller, ino, asked)?;
         if mode.truncate
             && let Err(error) = self.truncate_open(caller, &file, 0)
         {
             self.release_file(&file);
             return Err(self.report(ino, error));
         }
-        Ok(Opened { handle: self.new_handle(caller, file, mode)? })
+        Ok(Opened { handle: self.new_handle(Leave::new(*caller, action), file, mode)? })
     }
 
-    pub(super) fn new_handle(&self, caller: &Caller, file: Arc<OpenFile>, mode: OpenMode) -> Result<u64> {
+    pub(super) fn new_handle(&self, leave: Leave, file: Arc<OpenFile>, mode: OpenMode) -> Result<u64> {
         file.writers.fetch_add(mode.write.into(), Ordering::SeqCst);
         // After it is counted: of a guard that is set at the same time, one of both sees the other.
         if mode.write
@@ -92,7 +106,7 @@ impl EncryptedFs {
             return Err(error);
         }
         let seen = file.failures.sample();
-        Ok(self.file_handles.insert(FileHandle { file, mode, caller: *caller, seen }))
+        Ok(self.file_handles.insert(FileHandle { file, mode, leave, seen }))
     }
 
     /// Whether the file may be written through any handle.
@@ -103,6 +117,7 @@ impl EncryptedFs {
     /// Reads at `at`; short only at the end of the file.
     pub fn read(&self, handle: u64, at: u64, out: &mut [u8]) -> Result<usize> {
         let handle = self.file_handles.get(handle)?;
+        self.require_leave(&handle)?;
         match self.content_of(&handle.file)? {
             Some(content) => content.read(at, out).map_err(|error| self.report(handle.file.ino, error.into())),
             None => Ok(0),
@@ -115,6 +130,10 @@ impl EncryptedFs {
     pub fn write(&self, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
+        match origin {
+            WriteOrigin::Cache => self.require_writer(&handle)?,
+            WriteOrigin::Caller | WriteOrigin::PrivilegesEnd => self.require_leave(&handle)?,
+        }
         let content = match file.content() {
             // What was written before its CMK was disabled still goes where it belongs.
             Some(content) if origin == WriteOrigin::Cache => Ok(content),
@@ -156,6 +175,7 @@ impl EncryptedFs {
     pub fn release(&self, handle: u64) {
         if let Some(handle) = self.file_handles.remove(handle) {
             handle.file.writers.fetch_sub(handle.mode.write.into(), Ordering::AcqRel);
+            self.restored(&handle);
             self.release_file(&handle.file);
         }
     }
@@ -185,6 +205,9 @@ impl EncryptedFs {
     pub fn fallocate(&self, caller: &Caller, handle: u64, at: u64, len: u64, what: Allocation) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
+        self.require_leave(&handle)?;
+        // As fallocate(2) has it: who may only append may reserve.
+        file.backing.admit(matches!(what, Allocation::Reserve { .. }))?;
         let done = self.content_for_writing(file).and_then(|content| {
             match what {
                 Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
@@ -205,6 +228,7 @@ impl EncryptedFs {
     /// ENXIO at or behind the end of the file.
     pub fn seek(&self, handle: u64, at: u64, hole: bool) -> Result<u64> {
         let handle = self.file_handles.get(handle)?;
+        self.require_leave(&handle)?;
         let Some(content) = self.content_of(&handle.file)? else { return Err(Errno::NXIO.into()) };
         let found = if hole { content.seek_hole(at) } else { content.seek_data(at) };
         let found = found.map_err(|error| self.report(handle.file.ino, error.into()))?;
@@ -214,6 +238,7 @@ impl EncryptedFs {
     /// copy_file_range(2): through memory, block by block; the data keys differ. Returns the bytes copied.
     pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
         const STEP: usize = 1 << 20;
+        self.require_leave(&*self.file_handles.get(to.0)?)?;
         let mut buffer = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
         let mut done = 0;
         while done < len {
@@ -237,13 +262,24 @@ impl EncryptedFs {
 
     /// The inode flags of chattr(1).
     pub fn inode_flags(&self, handle: u64) -> Result<u32> {
-        Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?)
+        match self.file_handles.get(handle) {
+            Ok(handle) => Ok(handle.file.backing.flags()?),
+            Err(_) => Ok(sys::file::flags(self.any_fd(handle)?.as_fd())?),
+        }
     }
 
     /// Sets the inode flags of chattr(1).
     pub fn set_inode_flags(&self, handle: u64, flags: u32) -> Result<()> {
         self.writable()?;
-        Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?)
+        let Ok(handle) = self.file_handles.get(handle) else {
+            return Ok(sys::file::set_flags(self.any_fd(handle)?.as_fd(), flags)?);
+        };
+        let file = &handle.file;
+        if flags & (sys::file::IMMUTABLE | sys::file::APPEND_ONLY) != 0 {
+            // What was written before is put where it belongs before that is forbidden.
+            file.sync(true).and_then(|()| file.settle()).map_err(|error| self.report(file.ino, error))?;
+        }
+        Ok(file.backing.set_flags(flags)?)
     }
 
     fn any_fd(&self, handle: u64) -> Result<Arc<std::os::fd::OwnedFd>> {

@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::leave::Leave;
 use super::{Attr, EncryptedFs, Ino, Location, Looked};
-use crate::kms::Caller;
+use crate::kms::{Action, Caller, Requester};
 use crate::names;
 use crate::sys::{self, Errno, FileKind};
 
@@ -14,7 +15,7 @@ use crate::sys::{self, Errno, FileKind};
 pub struct DirHandle {
     pub(super) dir: Arc<Dir>,
     /// Who opened it: further parts of a listing come in nobody's name.
-    caller: Caller,
+    pub(super) leave: Leave,
     fd: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -45,7 +46,10 @@ impl EncryptedFs {
     /// Opens a directory for listing.
     pub fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
         let dir = self.dir(ino).map_err(|error| self.report(ino, error))?;
-        let handle = DirHandle { dir, caller: *caller, fd: OnceLock::new() };
+        let path = || self.inodes.path(ino);
+        self.require_for_dir(Requester::user(caller, &path), &dir)?;
+        let leave = Leave::new(*caller, Action::Decrypt);
+        let handle = DirHandle { dir, leave, fd: OnceLock::new() };
         Ok(self.dir_handles.insert(handle))
     }
 
@@ -59,6 +63,7 @@ impl EncryptedFs {
     /// nor is a name that does not authenticate: that goes to the log.
     pub fn readdir(&self, handle: u64, from: u64, mut each: impl FnMut(ListedEntry<'_>) -> bool) -> Result<()> {
         let handle = self.dir_handles.get(handle)?;
+        self.require_listing(&handle)?;
         let fd = handle.fd()?;
         let dir = &handle.dir;
         self.lit(dir)?;

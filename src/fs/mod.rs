@@ -23,6 +23,7 @@ mod failures;
 mod file_key;
 mod inode;
 mod io;
+mod leave;
 mod links;
 mod listing;
 mod namespace;
@@ -220,6 +221,11 @@ impl EncryptedFs {
 
     fn writable(&self) -> Result<()> {
         if self.config.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    /// Whether others than the user who mounted may use the mount.
+    pub fn has_other_users(&self) -> bool {
+        self.config.allow_other
     }
 
     /// Whether what `caller` makes is to be given to them, because it would be the daemon's.

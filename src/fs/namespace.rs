@@ -7,13 +7,14 @@ use super::attr::SETGID;
 use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
 use super::io::OpenMode;
+use super::leave::Leave;
 use super::open_file::is_long;
 use super::removal::unseen_name;
 use super::sidecars::Spot;
 use super::{Attr, EncryptedFs, Error, Ino, Location};
 use crate::crypto::{DataKey, derive};
 use crate::envelope::{Envelope, EnvelopeStore, Kind, Object, Place};
-use crate::kms::{Caller, Requester};
+use crate::kms::{Action, Caller, Requester};
 use crate::names::EncodedName;
 use crate::sys::dir::{Access, RenameFlags};
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -99,7 +100,7 @@ impl EncryptedFs {
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
-        let handle = self.new_handle(caller, file, mode)?;
+        let handle = self.new_handle(Leave::new(*caller, Action::GenerateDataKey), file, mode)?;
         Ok(Created { looked, handle })
     }
 
@@ -185,7 +186,12 @@ impl EncryptedFs {
 
     /// Makes a fifo, socket, device node or empty regular file.
     pub fn mknod(&self, caller: &Caller, at: Location, kind: FileKind, new: NewMode, rdev: u64) -> Result<Looked> {
-        let perm = self.dir(at.parent)?.creation_perm(new.perm, new.umask)?;
+        let dir = self.dir(at.parent)?;
+        let perm = dir.creation_perm(new.perm, new.umask)?;
+        if kind == FileKind::File {
+            let path = || self.inodes.path_in(at.parent, &at.name);
+            self.require_for_new_file(Requester::user(caller, &path), &dir)?;
+        }
         self.make(caller, at, |dir, name| {
             self.clear_stale(dir, stored(name))?;
             Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
@@ -195,7 +201,10 @@ impl EncryptedFs {
     /// Makes a symlink.
     pub fn symlink(&self, caller: &Caller, at: Location, target: &[u8]) -> Result<Looked> {
         let noted = at.clone();
-        self.make(caller, at, |dir, name| self.make_symlink(dir, stored(name), noted, target))
+        let path = || self.inodes.path_in(noted.parent, &noted.name);
+        let requester = Requester::user(caller, &path);
+        self.require_for_symlink(requester, Action::GenerateDataKey, &*self.dir(at.parent)?)?;
+        self.make(caller, at, |dir, name| self.make_symlink(dir, stored(name), noted.clone(), target))
     }
 
     /// Makes a directory: beside its place first, so that it never stands there without an envelope.

@@ -12,12 +12,13 @@ use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::failures::Failures;
 use super::file_key::NewKey;
+use super::io::OpenMode;
 use super::slot::{ContentGuard, Slot};
 use super::{EncryptedFs, Ino};
 use crate::content::{ContentKey, FileContent};
 use crate::crypto::{DataKey, Suite};
 use crate::envelope::{Envelope, EnvelopeError, Place, TailLog};
-use crate::kms::{Caller, Requester};
+use crate::kms::{Action, Caller, Requester};
 use crate::names::EncodedName;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, Stat, Time};
@@ -52,6 +53,8 @@ pub struct OpenFile {
     pub(super) sidecar_synced: AtomicBool,
     /// Whether its name is a long one: then syncing it must make the side symlink durable too.
     pub long_name: AtomicBool,
+    /// Handles whose users have no leave any more.
+    pub(super) without_leave: AtomicUsize,
 }
 
 impl OpenFile {
@@ -70,7 +73,13 @@ impl OpenFile {
             orphan: Mutex::new(None),
             sidecar_synced: AtomicBool::new(false),
             long_name: AtomicBool::new(false),
+            without_leave: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether somebody has it open who may not use it any more.
+    pub fn is_closed_to_some(&self) -> bool {
+        self.without_leave.load(Ordering::Acquire) > 0
     }
 
     /// The content, to be put in order: unless the file is empty and has no key yet, or its CMK refused. Users of the file
@@ -246,49 +255,47 @@ impl<T> Handles<T> {
 }
 
 impl EncryptedFs {
-    /// Opens `ino`, or joins those who have it open, as one more user.
-    pub(super) fn acquire_file(&self, caller: &Caller, ino: Ino, write: bool) -> Result<Arc<OpenFile>> {
+    /// Opens `ino`, or joins those who have it open, as one more user; with what the user was let in for.
+    pub(super) fn acquire_file(&self, caller: &Caller, ino: Ino, mode: OpenMode) -> Result<(Arc<OpenFile>, Action)> {
         let file = match self.files.acquire(ino) {
             Some(file) => file,
-            None => self.files.enter(self.open_backing(ino, write)?),
+            None => self.files.enter(self.open_backing(ino, mode.write)?),
         };
         let path = || self.inodes.path(ino);
-        let ready = self.admit(Requester::user(caller, &path), &file, write);
-        if let Err(error) = ready {
+        let admitted = self.admit(Requester::user(caller, &path), &file, mode);
+        let action = admitted.map_err(|error| {
             self.files.leave(ino);
-            return Err(self.report(ino, error));
-        }
+            self.report(ino, error)
+        })?;
         if file.backing.is_writable() && file.content().is_some_and(|content| content.state().unsettled) {
             // Opening it found what a crash left, or it is busy already.
             self.after_write(&file);
         }
-        Ok(file)
+        Ok((file, action))
     }
 
     /// What every open must pass, the first and all later ones: the KMS's word, and a descriptor with enough rights.
-    fn admit(&self, requester: Requester<'_>, file: &OpenFile, write: bool) -> Result<()> {
-        if write && !file.backing.is_writable() {
+    fn admit(&self, requester: Requester<'_>, file: &OpenFile, mode: OpenMode) -> Result<Action> {
+        if mode.write && !file.backing.is_writable() {
             file.backing.make_writable(self.reopen_writable(file)?);
         }
         let _held = self.places.hold(file.ino);
         let mut envelope = file.envelope.lock();
         if file.content.is_shut() {
-            return self.light(requester, file, &mut envelope);
+            self.light(requester, file, &mut envelope)?;
+            return Ok(Action::Decrypt);
         }
         if !file.content.is_unkeyed() {
             if let Some(envelope) = &*envelope {
                 let place = self.place_of(file)?;
                 self.sealer(requester).unlock(envelope, place)?;
             }
-            return Ok(());
+            return Ok(Action::Decrypt);
         }
         let fd = file.backing.fd();
         let backing_len = sys::stat::of_fd(&*fd)?.size;
         if backing_len == 0 {
-            if write {
-                *file.reserved.lock() = Some(self.new_key(requester, file)?);
-            }
-            return Ok(());
+            return self.admit_to_empty(requester, file, mode);
         }
         let (key, loaded) = self.stored_key(requester, file)?.ok_or(EnvelopeError::NoEnvelope)?;
         let suite = loaded.kind().suite();
@@ -299,7 +306,18 @@ impl EncryptedFs {
         }
         *envelope = Some(loaded);
         file.content.fill(content);
-        Ok(())
+        Ok(Action::Decrypt)
+    }
+
+    /// What others write into an empty file later can be read through this handle.
+    fn admit_to_empty(&self, requester: Requester<'_>, file: &OpenFile, mode: OpenMode) -> Result<Action> {
+        if !mode.write {
+            self.require_for_file(requester, Action::Decrypt, file)?;
+            return Ok(Action::Decrypt);
+        }
+        let (new, action) = self.key_at_open(requester, file, mode)?;
+        *file.reserved.lock() = Some(new);
+        Ok(action)
     }
 
     /// The content of a file that has a key.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino, Location};
-use crate::kms::Caller;
+use crate::kms::{Action, Caller, Requester};
 use crate::names::{SealedLink, Symlinks};
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno};
@@ -117,7 +117,9 @@ impl EncryptedFs {
 
     /// The plain target of a symlink.
     pub fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+        let path = || self.inodes.path(ino);
         let target = self.at_location(ino, |parent, name, _| {
+            self.require_for_symlink(Requester::user(caller, &path), Action::Decrypt, parent)?;
             let text = sys::dir::read_link(parent.fd(), stored(name))?;
             let opened = match Symlinks::parse_long(&text) {
                 None => self.symlinks.open_short(&text),

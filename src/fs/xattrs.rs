@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attr::SETGID;
 use super::dirs::{Dir, stored};
 use super::error::Result;
+use super::io::OpenMode;
 use super::{Changes, EncryptedFs, Error, Ino};
 use crate::crypto::DataKey;
 use crate::envelope::Envelope;
@@ -165,11 +166,12 @@ impl EncryptedFs {
 
     /// The sealer of an object's attributes; `None` if it has no key, and so no attributes of users.
     fn xattrs_of(&self, caller: &Caller, ino: Ino, owner: &Owner) -> Result<Option<Xattrs>> {
-        if let Some(dir) = &owner.dir {
-            return dir.xattrs().map(Some);
-        }
         let path = || self.inodes.path(ino);
         let requester = Requester::user(caller, &path);
+        if let Some(dir) = &owner.dir {
+            self.require_for_dir(requester, dir)?;
+            return dir.xattrs().map(Some);
+        }
         let stored = sys::xattr::get(owner.target(), crate::envelope::ATTRIBUTE.as_bytes())?;
         if let Some(sidecars) = self.envelopes.sidecars() {
             return self.sidecar_xattrs(requester, ino, sidecars);
@@ -191,7 +193,7 @@ impl EncryptedFs {
             // user(7) attributes are for files and directories; xattr(7) says EPERM for the rest.
             Some(_) => return Err(Errno::PERM.into()),
         }
-        let file = self.acquire_file(caller, ino, true)?;
+        let (file, _) = self.acquire_file(caller, ino, OpenMode::WRITE)?;
         let made = {
             let _held = self.places.hold(ino);
             self.owner_key(&file)

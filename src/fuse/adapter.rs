@@ -77,7 +77,7 @@ thread_local! {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate::negotiate(config, self.caching);
+        negotiate::negotiate(config, self.caching, self.fs.has_other_users());
         Ok(())
     }
 

@@ -136,6 +136,7 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
         truncate: flags.0 & O_TRUNC != 0,
         append: flags.0 & O_APPEND != 0,
         exclusive: flags.0 & O_EXCL != 0,
+        write_only: flags.acc_mode() == OpenAccMode::O_WRONLY,
     }
 }
 

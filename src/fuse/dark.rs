@@ -55,7 +55,7 @@ fn shut(fs: &EncryptedFs, notifier: &Notifier) {
     if faded.is_empty() {
         return;
     }
-    for ino in &faded.files {
+    for ino in faded.files.iter().chain(&faded.shared) {
         told(notifier.inval_inode(number(*ino), 0, 0));
     }
     fs.darken(&faded.files);
@@ -67,14 +67,16 @@ fn shut(fs: &EncryptedFs, notifier: &Notifier) {
         told(notifier.inval_inode(number(*ino), 0, 0));
     }
     // What was read or written meanwhile.
-    for ino in &faded.files {
+    for ino in faded.files.iter().chain(&faded.shared) {
         told(notifier.inval_inode(number(*ino), 0, 0));
     }
-    log::warn!(
-        "{} open files and {} directories are out of reach until their keys are enabled again",
-        faded.files.len(),
-        faded.dirs.len()
-    );
+    let (files, dirs) = (faded.files.len(), faded.dirs.len());
+    if files + dirs > 0 {
+        log::warn!("{files} open files and {dirs} directories are out of reach until their keys are enabled again");
+    }
+    if faded.handles > 0 {
+        log::warn!("{} open files and directories are closed to users who have no leave any more", faded.handles);
+    }
 }
 
 fn number(ino: Ino) -> INodeNo {

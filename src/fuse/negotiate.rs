@@ -36,9 +36,11 @@ const ONE_WRITER: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE.union(InitFlags::F
 /// What is asked for if it is not: pages go when the size or the modification time changes.
 const SHARED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA;
 
-/// The abilities to ask for, out of those that are `offered`.
-fn wanted(offered: InitFlags, caching: Caching) -> InitFlags {
+/// The abilities to ask for, out of those that are `offered`. A symlink that one user read must not be told to another one
+/// out of the kernel's cache: where there are others, each asks.
+fn wanted(offered: InitFlags, caching: Caching, has_others: bool) -> InitFlags {
     let by_caching = match caching {
+        Caching::OneWriter if has_others => ONE_WRITER.difference(InitFlags::FUSE_CACHE_SYMLINKS),
         Caching::OneWriter => ONE_WRITER,
         Caching::Shared => SHARED,
     };
@@ -47,8 +49,8 @@ fn wanted(offered: InitFlags, caching: Caching) -> InitFlags {
 
 /// Answers the kernel's INIT. Readahead stays as offered, and times have a granularity of one nanosecond, which is
 /// what fuser proposes.
-pub(super) fn negotiate(config: &mut KernelConfig, caching: Caching) {
-    let wanted = wanted(config.capabilities(), caching);
+pub(super) fn negotiate(config: &mut KernelConfig, caching: Caching, has_others: bool) {
+    let wanted = wanted(config.capabilities(), caching, has_others);
     if let Err(missing) = config.add_capabilities(wanted) {
         log::warn!("the kernel offered abilities and took them back: {missing:?}");
     }
@@ -69,16 +71,23 @@ mod tests {
     fn only_what_is_offered_is_asked_for() {
         let offered = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_POSIX_LOCKS;
         let expected = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_WRITEBACK_CACHE;
-        assert_eq!(wanted(offered, Caching::OneWriter), expected);
-        assert_eq!(wanted(InitFlags::empty(), Caching::OneWriter), InitFlags::empty());
+        assert_eq!(wanted(offered, Caching::OneWriter, false), expected);
+        assert_eq!(wanted(InitFlags::empty(), Caching::OneWriter, false), InitFlags::empty());
     }
 
     #[test]
     fn a_shared_tree_has_no_writeback() {
-        let asked = wanted(InitFlags::all(), Caching::Shared);
+        let asked = wanted(InitFlags::all(), Caching::Shared, false);
         assert!(asked.contains(InitFlags::FUSE_AUTO_INVAL_DATA));
         assert!(!asked.intersects(ONE_WRITER));
-        assert!(!wanted(InitFlags::all(), Caching::OneWriter).contains(InitFlags::FUSE_AUTO_INVAL_DATA));
+        assert!(!wanted(InitFlags::all(), Caching::OneWriter, false).contains(InitFlags::FUSE_AUTO_INVAL_DATA));
+    }
+
+    #[test]
+    fn targets_of_symlinks_are_cached_for_one_user_only() {
+        let cached =
+            |others| wanted(InitFlags::all(), Caching::OneWriter, others).contains(InitFlags::FUSE_CACHE_SYMLINKS);
+        assert_eq!((cached(false), cached(true)), (true, false));
     }
 
     #[test]
@@ -88,7 +97,7 @@ mod tests {
             | InitFlags::FUSE_EXPORT_SUPPORT
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
         for caching in [Caching::OneWriter, Caching::Shared] {
-            assert!(!wanted(InitFlags::all(), caching).intersects(refused));
+            assert!(!wanted(InitFlags::all(), caching, false).intersects(refused));
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,10 +16,14 @@ use super::blob::{self, Blob, Origin};
 use super::bundle::{self, Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
+use super::policy::Policy;
+use super::recorder::{MountAudit, OwnUse, Recorder};
 use super::slots::UnlockSecret;
+use super::users::Users;
+use super::warden::Warden;
 use super::{
-    CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms, KmsError, Requester,
-    audit, bundle_file,
+    Action, Caller, CiphertextBlob, EncryptionContext, InvalidCiphertext, KeyId, KeyOrigin, KeystoreError, Kms,
+    KmsError, Requester, UserRequest, audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
 
@@ -67,6 +71,9 @@ pub enum CopyState {
 
 /// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
 pub struct LocalKms {
+    warden: Warden,
+    /// Where uses are recorded: set once the process that serves a mount is there.
+    recorder: OnceLock<Recorder>,
     keys: RwLock<Arc<KeySet>>,
     generation: AtomicU64,
     source: Option<Source>,
@@ -75,7 +82,7 @@ pub struct LocalKms {
 impl LocalKms {
     /// A KMS over these keys, which never change.
     pub fn fixed(keys: Arc<KeySet>) -> Self {
-        Self { keys: RwLock::new(keys), generation: AtomicU64::new(0), source: None }
+        Self::over(keys, AtomicU64::new(0), None)
     }
 
     /// A KMS over a bundle file, that of a keystore or that of a volume. If it is missing or damaged, the generation
@@ -95,16 +102,44 @@ impl LocalKms {
         let keystore = header.keystore;
         let source =
             Source { path: path.to_path_buf(), root, keystore, header: Mutex::new(header), seen: Mutex::new(seen) };
-        Ok(Self { keys: RwLock::new(Arc::new(keys)), generation, source: Some(source) })
+        Ok(Self::over(Arc::new(keys), generation, Some(source)))
     }
 
     /// A KMS with one fresh CMK that exists in memory only: for measuring and for tests.
     pub fn ephemeral() -> (Self, KeyId) {
+        Self::ephemeral_under(Policy::mount_default())
+    }
+
+    /// The same, with a policy.
+    pub fn ephemeral_under(policy: Policy) -> (Self, KeyId) {
         let mut keys = KeySet::default();
-        let cmk = Cmk::generate(keys.free_number(), "ephemeral");
+        let cmk = Cmk { policy: Some(policy.into()), ..Cmk::generate(keys.free_number(), "ephemeral") };
         let id = cmk.id.clone();
         keys.put(cmk);
         (Self::fixed(Arc::new(keys)), id)
+    }
+
+    fn over(keys: Arc<KeySet>, generation: AtomicU64, source: Option<Source>) -> Self {
+        let (warden, recorder) = (Warden::default(), OnceLock::new());
+        Self { warden, recorder, keys: RwLock::new(keys), generation, source }
+    }
+
+    /// Records from now on what keys are used for. Only the first call counts.
+    pub fn record_to(&self, audit: MountAudit) {
+        let _ = self.recorder.set(Recorder::new(audit));
+    }
+
+    /// Waits until all that was recorded is on the disk; what is not goes to the log of the program.
+    pub fn flush_record(&self) {
+        if let Some(Err(error)) = self.recorder.get().map(|recorder| recorder.log().flush()) {
+            log::error!("{error}");
+        }
+    }
+
+    /// The same, for users that `users` knows. `owner` is the root of the account.
+    #[must_use]
+    pub fn with_users(self, users: Box<dyn Users>, owner: u32) -> Self {
+        Self { warden: Warden::new(users, owner), ..self }
     }
 
     /// The keys as they are now.
@@ -150,6 +185,11 @@ impl LocalKms {
     /// The keys of its keystore's audit log; none for keys that never were in a keystore.
     pub fn audit_keys(&self) -> Option<audit::Keys> {
         self.source.as_ref().map(|source| audit::Keys::derive(&source.root))
+    }
+
+    /// The keystore that its keys are of.
+    pub fn keystore(&self) -> Option<Uuid> {
+        self.source.as_ref().map(|source| source.keystore)
     }
 
     /// The bundle that it reads, if any.
@@ -218,14 +258,40 @@ impl LocalKms {
         bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
     }
 
-    fn unwrap(keys: &KeySet, blob: &[u8], context: &EncryptionContext) -> Result<(DataKey, Arc<Cmk>), KmsError> {
-        let blob = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
-        let Origin { number, version } = blob.origin;
-        let invalid = KmsError::InvalidCiphertext;
-        let cmk = keys.of_blob(number)?;
-        let material = Self::unwrapping(cmk, version)?;
-        let data_key = blob.unwrap_key(material, context).map_err(|_| invalid(InvalidCiphertext::WrongContext))?;
-        Ok((data_key, Arc::clone(cmk)))
+    /// Does what the requester may do, and nothing else; records it.
+    fn admitted<T>(
+        &self,
+        keys: &Arc<KeySet>,
+        requester: Requester<'_>,
+        (action, cmk, context): (Action, &Arc<Cmk>, &EncryptionContext),
+        act: impl FnOnce() -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
+        let request = match requester {
+            Requester::Own => {
+                let own = if action == Action::Decrypt { OwnUse::Decrypt } else { OwnUse::GenerateDataKey };
+                return self.recorded(own, cmk, act());
+            }
+            Requester::User(request) => request,
+        };
+        let (admitted, reason) = self.warden.admit(keys, request.caller, action, cmk, context);
+        let done = admitted.and_then(|()| act());
+        if let Some(recorder) = self.recorder.get() {
+            let principal = self.warden.principal(request.caller.uid);
+            recorder.user((&request, &principal), (action, cmk, context), done.as_ref().map(|_| ()), &reason);
+        }
+        done
+    }
+
+    fn recorded<T>(&self, use_: OwnUse, cmk: &Cmk, done: Result<T, KmsError>) -> Result<T, KmsError> {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.own(use_, cmk, done.as_ref().map(|_| ()));
+        }
+        done
+    }
+
+    fn open(cmk: &Cmk, blob: &Blob<'_>, context: &EncryptionContext) -> Result<DataKey, KmsError> {
+        let material = Self::unwrapping(cmk, blob.origin.version)?;
+        blob.unwrap_key(material, context).map_err(|_| KmsError::InvalidCiphertext(InvalidCiphertext::WrongContext))
     }
 
     /// The secret of one version, if that may unwrap.
@@ -255,23 +321,24 @@ impl LocalKms {
 impl Kms for LocalKms {
     fn generate_data_key(
         &self,
-        _requester: Requester<'_>,
+        requester: Requester<'_>,
         key: &KeyId,
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
         let keys = self.keys();
-        let data_key = DataKey::random();
-        let blob = Self::wrap(keys.resolve(&key.0)?, &data_key, context)?;
-        Ok((data_key, blob))
+        let cmk = keys.resolve(&key.0)?;
+        self.admitted(&keys, requester, (Action::GenerateDataKey, cmk, context), || {
+            let data_key = DataKey::random();
+            let blob = Self::wrap(cmk, &data_key, context)?;
+            Ok((data_key, blob))
+        })
     }
 
-    fn decrypt(
-        &self,
-        _requester: Requester<'_>,
-        blob: &[u8],
-        context: &EncryptionContext,
-    ) -> Result<DataKey, KmsError> {
-        Self::unwrap(&self.keys(), blob, context).map(|(data_key, _)| data_key)
+    fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
+        let keys = self.keys();
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
+        let cmk = keys.of_blob(parsed.origin.number)?;
+        self.admitted(&keys, requester, (Action::Decrypt, cmk, context), || Self::open(cmk, &parsed, context))
     }
 
     fn re_encrypt(
@@ -282,9 +349,36 @@ impl Kms for LocalKms {
         to_context: &EncryptionContext,
     ) -> Result<CiphertextBlob, KmsError> {
         let keys = self.keys();
-        let (data_key, own) = Self::unwrap(&keys, blob, from_context)?;
-        let target = to_key.map_or(Ok(&own), |key| keys.resolve(&key.0))?;
-        Self::wrap(target, &data_key, to_context)
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
+        let own = keys.of_blob(parsed.origin.number)?;
+        let done = Self::open(own, &parsed, from_context).and_then(|data_key| {
+            let target = to_key.map_or(Ok(own), |key| keys.resolve(&key.0))?;
+            Self::wrap(target, &data_key, to_context)
+        });
+        self.recorded(OwnUse::ReEncrypt, own, done)
+    }
+
+    fn authorize(
+        &self,
+        request: UserRequest<'_>,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
+        let keys = self.keys();
+        let cmk = keys.resolve(&key.0)?;
+        self.admitted(&keys, Requester::User(request), (action, cmk, context), || Ok(()))
+    }
+
+    fn allows(
+        &self,
+        caller: &Caller,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError> {
+        let keys = self.keys();
+        self.warden.admit(&keys, caller, action, keys.resolve(&key.0)?, context).0
     }
 
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError> {

@@ -34,6 +34,7 @@ mod local;
 mod lock;
 pub mod policy;
 mod principal;
+mod recorder;
 mod recovery;
 mod sealer;
 pub mod service;
@@ -41,6 +42,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod users;
+mod warden;
 
 pub use access_key::AccessKey;
 pub use backup::{Restored, restore_backup, verify_backup};
@@ -55,11 +57,15 @@ pub use keyset::{Alias, DeletedKey, KeySet};
 pub use keystore::{Keystore, LockedKeystore, Part, Verified};
 pub use local::{BundleWatcher, CopyState, LocalKms};
 pub use principal::{ACCOUNT, Principal, root_arn};
+pub use recorder::MountAudit;
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
 pub use users::{LocalUser, Users};
 
 use crate::crypto::DataKey;
+
+/// What policies see as `kms:ViaService` in requests that come through a mount.
+pub const VIA_MOUNT: &str = "kmsfs.local";
 
 /// Who makes a request: the local user behind a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +76,15 @@ pub struct Caller {
     pub gid: u32,
     /// Process id, for the audit log.
     pub pid: u32,
+}
+
+/// What a user wants a key for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// To open what is sealed under it.
+    Decrypt,
+    /// To seal something new under it.
+    GenerateDataKey,
 }
 
 /// What a user asks of a key through a mount.
@@ -194,6 +209,26 @@ pub trait Kms: Send + Sync {
 
     /// Whether `blob` is wrapped under the newest version of `key`.
     fn is_current(&self, blob: &[u8], key: &KeyId) -> Result<bool, KmsError>;
+
+    /// Leave for a user to use a CMK where no data key is wrapped or unwrapped: for a listing, a symlink, an empty file. It is
+    /// recorded like every other use.
+    ///
+    /// # Errors
+    /// [`KmsError::AccessDenied`], or what the state of the CMK forbids.
+    fn authorize(
+        &self,
+        request: UserRequest<'_>,
+        action: Action,
+        key: &KeyId,
+        context: &EncryptionContext,
+    ) -> Result<(), KmsError>;
+
+    /// Whether a user has such leave now. Nothing is recorded: meant to be asked again for everything that is open.
+    ///
+    /// # Errors
+    /// Those of [`Kms::authorize`].
+    fn allows(&self, caller: &Caller, action: Action, key: &KeyId, context: &EncryptionContext)
+    -> Result<(), KmsError>;
 
     /// What wrapped `blob`, as it says itself: authenticated only once it was decrypted.
     fn origin(&self, blob: &[u8]) -> Result<KeyOrigin, KmsError>;

@@ -80,6 +80,11 @@ pub fn set_times(fd: BorrowedFd<'_>, atime: SetTime, mtime: SetTime) -> Result<(
     rustix::fs::futimens(fd, &timestamps(atime, mtime))
 }
 
+/// The inode flag of chattr +i: nothing of the file may be changed.
+pub const IMMUTABLE: u32 = rustix::fs::IFlags::IMMUTABLE.bits();
+/// The inode flag of chattr +a: the file may only be opened for writing to append.
+pub const APPEND_ONLY: u32 = rustix::fs::IFlags::APPEND.bits();
+
 /// The inode flags that chattr(1) shows (FS_IOC_GETFLAGS).
 pub fn flags(fd: BorrowedFd<'_>) -> Result<u32> {
     Ok(rustix::fs::ioctl_getflags(fd)?.bits())

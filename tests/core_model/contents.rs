@@ -35,10 +35,15 @@ impl Kernel {
     pub fn step_contents(&mut self, op: &Op) -> bool {
         match *op {
             Op::Create { at, perm, exclusive, append } => {
-                self.create(op, at, perm, OpenMode { write: true, truncate: false, append, exclusive });
+                self.create(
+                    op,
+                    at,
+                    perm,
+                    OpenMode { write: true, truncate: false, append, exclusive, write_only: false },
+                );
             }
             Op::Open { file, write, truncate, append } => {
-                self.open(op, file, OpenMode { write, truncate: truncate && write, append, exclusive: false });
+                self.open(op, file, OpenMode { write, truncate: truncate && write, append, ..OpenMode::default() });
             }
             Op::Truncate { file, size, by_handle } => self.truncate(op, file, size, by_handle),
             Op::Copy { from, to, at, len } => self.copy(op, (from, to), at, len),

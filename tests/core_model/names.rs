@@ -76,7 +76,7 @@ impl Kernel {
             (true, true) if !self.tree.node(id).entries.is_empty() => Err(Errno::NOTEMPTY),
             _ => Ok(()),
         });
-        let (fs, caller) = (self.fs(), self.caller);
+        let fs = self.fs();
         let removed = if directory { fs.rmdir(parent, &at.name) } else { fs.unlink(parent, &at.name) };
         if agree(op, removed, expected).is_some() {
             self.tree.unlink(&at);

@@ -320,25 +320,6 @@ fn what_the_fuse_library_lacks_is_refused_in_the_words_that_programs_expect() {
 }
 
 #[test]
-fn whoever_had_a_file_open_before_chattr_a_writes_and_grows_it() {
-    let place = Place::shared();
-    let path = place.at("log");
-    let file = File::create(&path).expect("create");
-    file.write_all_at(&pattern(1, 0, 10_000), 0).expect("write");
-    file.sync_all().expect("sync");
-    let flags = |flag: &str| {
-        let said = Command::new("chattr").arg(flag).arg(&path).output().expect("chattr");
-        assert!(said.status.success(), "{}", words(&said));
-    };
-    flags("+a");
-    let grown = file.write_all_at(&pattern(1, 10_000, 600_000), 10_000).and_then(|()| file.sync_all());
-    flags("-a");
-    grown.expect("a write by who had it open before");
-    drop(file);
-    assert!(read(&path) == pattern(1, 0, 610_000));
-}
-
-#[test]
 fn times_of_files_that_are_gone_trouble_nobody() {
     let place = Place::shared();
     for round in 0..40 {

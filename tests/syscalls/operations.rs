@@ -82,8 +82,8 @@ fn fill(folder: &Path, number: u32) {
 }
 
 fn list(folder: &Path, number: u32) {
-    let names = fs::read_dir(folder.join(format!("folder{number}"))).expect("list");
-    assert_eq!(names.map(|name| name.expect("name")).count(), ENTRIES as usize);
+    let names: Result<Vec<_>, _> = fs::read_dir(folder.join(format!("folder{number}"))).expect("list").collect();
+    assert_eq!(names.expect("names").len(), ENTRIES as usize);
 }
 
 fn fill_and_list(folder: &Path, number: u32) {
