@@ -1,7 +1,7 @@
 //! What obedience costs: a data key is asked for with and without a user who needs leave, and recorded or not.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use kmsfs::kms::audit::{self, Keys, Log};
@@ -76,11 +76,24 @@ fn recorded(bench: &mut Criterion) {
     kms.record_to(MountAudit { log, volume: uuid::Uuid::nil(), paths: true });
     let context = context(1);
     let (_, blob) = kms.generate_data_key(Requester::Own, &key, &context).expect("a key");
+    let used = || assert!(kms.decrypt(Requester::user(&caller, &path), &blob.0, &context).is_ok());
+    // What the user waits for: opens do not come faster than lines are written.
     group.bench_function("user, with a line each", |b| {
-        b.iter(|| {
-            assert!(kms.decrypt(Requester::user(&caller, &path), &blob.0, &context).is_ok());
+        b.iter_custom(|count| {
+            let mut took = Duration::ZERO;
+            let mut left = count;
+            while left > 0 {
+                let burst = left.min(1000);
+                let started = Instant::now();
+                (0..burst).for_each(|_| used());
+                took += started.elapsed();
+                kms.flush_record();
+                left -= burst;
+            }
+            took
         });
     });
+    group.bench_function("user, in a flood", |b| b.iter(used));
     group.bench_function("own, counted", |b| {
         b.iter(|| assert!(kms.decrypt(Requester::Own, &blob.0, &context).is_ok()));
     });

@@ -219,7 +219,7 @@ fn record(plan: &Plan, kms: &LocalKms) -> Result<(), Failure> {
     let home = if is_own { plan.keystore_dir.clone() } else { state_folder("mount")?.join(keystore.to_string()) };
     let volume = plan.header.uuid().parse().map_err(|_| Failure::of(Code::NotAVolume, "the volume's uuid is none"))?;
     let log = Log::open(&home.join(audit::FOLDER), keys, audit::Options::default())
-        .map_err(|error| Failure::of(Code::Other, &format!("{error}; raise the limit of processes (ulimit -u)")))?;
+        .map_err(|error| Failure::of(Code::Other, format!("{error}; raise the limit of processes (ulimit -u)")))?;
     kms.record_to(MountAudit { log, volume, paths: plan.audit_paths == AuditPaths::Yes });
     Ok(())
 }

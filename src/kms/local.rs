@@ -131,7 +131,7 @@ impl LocalKms {
 
     /// Waits until all that was recorded is on the disk; what is not goes to the log of the program.
     pub fn flush_record(&self) {
-        if let Some(Err(error)) = self.recorder.get().map(|recorder| recorder.log().flush()) {
+        if let Some(Err(error)) = self.recorder.get().map(|recorder| recorder.flush()) {
             log::error!("{error}");
         }
     }
@@ -277,7 +277,7 @@ impl LocalKms {
         let done = admitted.and_then(|()| act());
         if let Some(recorder) = self.recorder.get() {
             let principal = self.warden.principal(request.caller.uid);
-            recorder.user((&request, &principal), (action, cmk, context), done.as_ref().map(|_| ()), &reason);
+            recorder.user((&request, principal), (action, cmk, context), done.as_ref().map(|_| ()), reason);
         }
         done
     }

@@ -2,20 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::audit::{Event, Log, Uses};
+use super::audit::{AuditError, Event, Log, Uses};
 use super::clock::now;
 use super::key::Cmk;
 use super::service::{ApiError, Call, Code, Source, key_arn};
-use super::{Action, EncryptionContext, InvalidCiphertext, KmsError, Principal, UserRequest, VIA_MOUNT};
+use super::{Action, Caller, EncryptionContext, InvalidCiphertext, KmsError, Principal, UserRequest, VIA_MOUNT};
 
 /// What the mount calls itself in the log.
 const AGENT: &str = concat!("kmsfs/", env!("CARGO_PKG_VERSION"));
 const REGION: &str = "local";
+/// How long uses gather.
+const GATHER: Duration = Duration::from_millis(10);
+/// Most uses that wait to become events.
+const MOST_WAITING: usize = 4096;
 
 /// Where the uses of a mount are recorded.
 pub struct MountAudit {
@@ -45,44 +51,156 @@ impl OwnUse {
     }
 }
 
-/// Turns uses into events.
+/// What is counted together: uses of the CMK with this number, of one kind and one outcome.
+type Kind = (u32, OwnUse, Option<Code>);
+
+/// What a user did.
+struct Use {
+    principal: Arc<Principal>,
+    caller: Caller,
+    action: Action,
+    cmk: Arc<Cmk>,
+    context: EncryptionContext,
+    refusal: Option<KmsError>,
+    reason: Arc<str>,
+    path: Option<String>,
+    /// In unix seconds.
+    time: u64,
+}
+
+#[derive(Default)]
+struct Backlog {
+    uses: Vec<Use>,
+    is_over: bool,
+}
+
+/// Turns uses into events: those of users in a thread of its own, for making an event takes longer than the use.
 pub(super) struct Recorder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
     audit: MountAudit,
     service: Principal,
-    own: RwLock<HashMap<(u32, OwnUse, Option<Code>), Arc<Uses>>>,
+    own: RwLock<HashMap<Kind, Arc<Uses>>>,
+    backlog: Mutex<Backlog>,
+    work: Condvar,
+    /// Held by who hands a backlog on, so that lines come in the order of uses.
+    order: Mutex<()>,
 }
 
 impl Recorder {
     pub(super) fn new(audit: MountAudit) -> Self {
-        Self { audit, service: Principal::Service(VIA_MOUNT.to_owned()), own: RwLock::default() }
+        let shared = Arc::new(Shared {
+            audit,
+            service: Principal::Service(VIA_MOUNT.to_owned()),
+            own: RwLock::default(),
+            backlog: Mutex::default(),
+            work: Condvar::new(),
+            order: Mutex::default(),
+        });
+        let worker = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("kmsfs-uses".to_owned()).spawn(move || worker.run());
+        Self { shared, thread: thread.ok() }
     }
 
-    pub(super) fn log(&self) -> &Log {
-        &self.audit.log
+    /// Waits until everything that was recorded before is on the disk.
+    pub(super) fn flush(&self) -> Result<(), AuditError> {
+        self.shared.hand_on();
+        self.shared.audit.log.flush()
     }
 
     /// A use by a user, allowed or not.
     pub(super) fn user(
         &self,
-        (request, principal): (&UserRequest<'_>, &Principal),
-        (action, cmk, context): (Action, &Cmk, &EncryptionContext),
+        (request, principal): (&UserRequest<'_>, Arc<Principal>),
+        (action, cmk, context): (Action, &Arc<Cmk>, &EncryptionContext),
         outcome: Result<(), &KmsError>,
-        reason: &str,
+        reason: Arc<str>,
     ) {
-        let mut event = self.event(principal, action.operation(), request.caller.pid);
-        event.request_parameters = Some(parameters(action, cmk, context));
-        let path = self.audit.paths.then(|| (request.path)());
-        let event =
-            event.by_uid(request.caller.uid).in_volume(self.audit.volume, path).with_key(key_arn(REGION, &cmk.id));
-        let event = match outcome {
-            Ok(()) => event.because(reason),
-            Err(error) => event.with_error(&told(error, reason)),
+        let used = Use {
+            principal,
+            caller: *request.caller,
+            action,
+            cmk: Arc::clone(cmk),
+            context: context.clone(),
+            refusal: outcome.err().cloned(),
+            reason,
+            path: self.shared.audit.paths.then(|| (request.path)()),
+            time: now(),
         };
-        self.record(event);
+        let mut backlog = self.shared.backlog.lock();
+        backlog.uses.push(used);
+        let waiting = backlog.uses.len();
+        drop(backlog);
+        if waiting >= MOST_WAITING || self.thread.is_none() {
+            // Whoever uses keys faster than lines are written is slowed down to that.
+            self.shared.hand_on();
+        } else if waiting == 1 {
+            self.shared.work.notify_one();
+        }
     }
 
     /// A use by the mount itself. How often is recorded, not each.
     pub(super) fn own(&self, use_: OwnUse, cmk: &Cmk, outcome: Result<(), &KmsError>) {
+        self.shared.own(use_, cmk, outcome);
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shared.backlog.lock().is_over = true;
+        self.shared.work.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It panics only if the log does, which the hook has reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        loop {
+            let mut backlog = self.backlog.lock();
+            while backlog.uses.is_empty() && !backlog.is_over {
+                self.work.wait(&mut backlog);
+            }
+            if !backlog.is_over {
+                // A flood costs few wake-ups.
+                self.work.wait_for(&mut backlog, GATHER);
+            }
+            let is_over = backlog.is_over;
+            drop(backlog);
+            self.hand_on();
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    fn hand_on(&self) {
+        let _order = self.order.lock();
+        let uses = std::mem::take(&mut self.backlog.lock().uses);
+        uses.into_iter().for_each(|used| self.user(used));
+    }
+
+    fn user(&self, used: Use) {
+        let Use { principal, caller, action, cmk, context, refusal, reason, path, time } = used;
+        let mut event = self.event(&principal, action.operation(), caller.pid);
+        event.event_time = time;
+        event.request_parameters = Some(parameters(action, &cmk, &context));
+        let event = event.by_uid(caller.uid).in_volume(self.audit.volume, path).with_key(key_arn(REGION, &cmk.id));
+        let event = match refusal {
+            None => event.because(&*reason),
+            Some(error) => event.with_error(&told(&error, &reason)),
+        };
+        if let Err(error) = self.audit.log.record(event) {
+            log::error!("a use of a key is not in the audit log: {error}");
+        }
+    }
+
+    fn own(&self, use_: OwnUse, cmk: &Cmk, outcome: Result<(), &KmsError>) {
         let code = outcome.err().map(code);
         let kind = (cmk.number, use_, code);
         if let Some(uses) = self.own.read().get(&kind) {
@@ -113,12 +231,6 @@ impl Recorder {
         let mut event = Event::of(&call, operation, now());
         event.request_id = None;
         event
-    }
-
-    fn record(&self, event: Event) {
-        if let Err(error) = self.audit.log.record(event) {
-            log::error!("a use of a key is not in the audit log: {error}");
-        }
     }
 }
 

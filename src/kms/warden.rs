@@ -291,3 +291,148 @@ fn words_of(policy: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(policy);
     value.map_or_else(|_| policy.to_owned(), |value| value.to_string()).to_ascii_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::kms::clock;
+    use crate::kms::grant::Constraint;
+    use crate::kms::policy::Policy;
+    use crate::kms::users::LocalUser;
+
+    const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
+
+    fn context(team: &str) -> EncryptionContext {
+        EncryptionContext::new([("team", team)]).unwrap()
+    }
+
+    fn keys(policy: &str, grants: &[(Option<&str>, Option<u64>)]) -> (Arc<KeySet>, Arc<Cmk>) {
+        let mut keys = KeySet::default();
+        let cmk = Cmk { policy: Some(Policy::parse(policy).unwrap().into()), ..Cmk::generate(7, "") };
+        for (number, (team, expires)) in grants.iter().enumerate() {
+            keys.put_grant(Grant {
+                id: format!("{number:064}"),
+                key: cmk.id.clone(),
+                name: None,
+                grantee: "arn:aws:iam::000000000000:user/uid/1000".to_owned(),
+                retiring: None,
+                issuer: super::super::root_arn(),
+                operations: vec!["Decrypt".to_owned()],
+                constraint: team.map(|team| Constraint::Subset(BTreeMap::from([("team".to_owned(), team.to_owned())]))),
+                created: 0,
+                expires: *expires,
+                parent: None,
+            });
+        }
+        let id = cmk.id.clone();
+        keys.put(cmk);
+        let cmk = Arc::clone(keys.resolve(&id.0).unwrap());
+        (Arc::new(keys), cmk)
+    }
+
+    fn allowed(warden: &Warden, (keys, cmk): &(Arc<KeySet>, Arc<Cmk>), team: &str) -> bool {
+        warden.rule(keys, &CALLER, Action::Decrypt, cmk, &context(team)).allowed
+    }
+
+    fn remembered(warden: &Warden) -> usize {
+        warden.concluded.read().rulings.len()
+    }
+
+    const NOBODY: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:root"},"Action":"kms:*","Resource":"*"}]}"#;
+
+    #[test]
+    fn a_decision_is_shared_by_contexts_only_if_nothing_looks_at_them() {
+        let warden = Warden::default();
+        let plain = keys(Policy::mount_default().text(), &[]);
+        assert!(allowed(&warden, &plain, "blue") && allowed(&warden, &plain, "red"));
+        assert_eq!(remembered(&warden), 1);
+        let granted = keys(NOBODY, &[(Some("blue"), None)]);
+        for _ in 0..2 {
+            assert!(allowed(&warden, &granted, "blue") && !allowed(&warden, &granted, "red"));
+        }
+        assert_eq!(remembered(&warden), 2, "and what was decided by other keys is forgotten");
+        // JSON may write any letter of a name as a number.
+        let hidden = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt",
+            "Resource":"*","Condition":{"StringEquals":{"kms:\u0045ncryption\u0043ontext:team":"blue"}}}]}"#;
+        let hidden = keys(hidden, &[]);
+        assert!(allowed(&warden, &hidden, "blue") && !allowed(&warden, &hidden, "red"));
+    }
+
+    #[test]
+    fn a_decision_ends_with_the_grant_that_it_rests_on() {
+        let warden = Warden::default();
+        let granted = keys(NOBODY, &[(None, Some(clock::now() + 100))]);
+        assert!(allowed(&warden, &granted, "blue"));
+        clock::advance(98);
+        assert!(allowed(&warden, &granted, "blue"));
+        clock::advance(2);
+        assert!(!allowed(&warden, &granted, "blue"));
+        assert_eq!(remembered(&warden), 1);
+    }
+
+    #[test]
+    fn a_policy_that_looks_at_the_clock_is_asked_each_second() {
+        let warden = Warden::default();
+        let until = clock::now() + 50;
+        let policy = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*",
+            "Condition":{{"NumericLessThan":{{"aws:EpochTime":"{until}"}}}}}}]}}"#
+        );
+        let timed = keys(&policy, &[]);
+        assert!(allowed(&warden, &timed, "blue"));
+        clock::advance(51);
+        assert!(!allowed(&warden, &timed, "blue"));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let warden = Warden::default();
+        let granted = keys(NOBODY, &[(Some("blue"), None)]);
+        for number in 0..60_000 {
+            assert!(!allowed(&warden, &granted, &format!("team {number} with a rather long name to fill the memory")));
+        }
+        assert!(remembered(&warden) * OVERHEAD < MOST_BYTES);
+        assert!(warden.concluded.read().bytes <= MOST_BYTES);
+    }
+
+    /// One user, whose groups change.
+    struct Changing(Arc<Mutex<BTreeSet<String>>>);
+
+    impl Users for Changing {
+        fn by_uid(&self, uid: u32) -> Option<LocalUser> {
+            Some(LocalUser { uid, name: "ada".to_owned(), groups: self.0.lock().clone() })
+        }
+
+        fn by_name(&self, _: &str) -> Option<LocalUser> {
+            None
+        }
+    }
+
+    #[test]
+    fn who_leaves_a_group_loses_its_leave_and_the_owner_is_root() {
+        let groups = Arc::new(Mutex::new(BTreeSet::from(["staff".to_owned()])));
+        let warden = Warden::new(Box::new(Changing(Arc::clone(&groups))), 42);
+        let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt",
+            "Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/group/staff":"true"}}}]}"#;
+        let for_staff = keys(policy, &[]);
+        assert!(allowed(&warden, &for_staff, "blue"));
+        groups.lock().clear();
+        std::thread::sleep(2 * FRESH + Duration::from_millis(100));
+        assert!(!allowed(&warden, &for_staff, "blue"));
+        assert_eq!(*warden.principal(42), Principal::Root);
+    }
+
+    #[test]
+    fn denied_comes_before_the_state_of_the_key() {
+        let warden = Warden::default();
+        let (keys, cmk) = keys(NOBODY, &[]);
+        let disabled = Arc::new(cmk.with_state(crate::kms::KeyState::Disabled));
+        let (answer, reason) = warden.admit(&keys, &CALLER, Action::Decrypt, &disabled, &context("blue"));
+        assert!(matches!(answer, Err(KmsError::AccessDenied(_))));
+        assert_eq!(&*reason, "no statement and no grant allows it");
+    }
+}
