@@ -183,3 +183,30 @@ fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     let listed = audit.output().expect("kmsfs audit").stdout;
     assert!(String::from_utf8_lossy(&listed).contains("TagResource"));
 }
+
+#[test]
+fn it_is_told_which_statement_or_grant_decides() {
+    let home = Home::new();
+    let ask = ["key", "explain", KEY, "--user", "daemon", "--context", "team=blue"];
+    let said = home.ok(&ask);
+    assert!(said.contains("DENIED") && said.contains("kms:ViaService wants kmsfs.local and it is absent"), "{said}");
+    let said = home.ok(&[&ask[..], &["--via-mount"]].concat());
+    assert!(said.contains("ALLOWED: statement 2 (Allow use through mounts)"), "{said}");
+    let grant = ["grant", "create", KEY, "--grantee", "daemon", "--operations", "Decrypt", "--json"];
+    let made = home.json(&[&grant[..], &["--context-subset", "team=blue"]].concat());
+    let answer = home.json(&[&ask[..], &["--json"]].concat());
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(answer["reason"], format!("grant {}", made["GrantId"].as_str().expect("an id")));
+    assert_eq!(home.json(&["key", "explain", KEY, "--user", "daemon", "--json"])["allowed"], false);
+    assert!(home.ok(&["key", "explain", KEY, "--action", "PutKeyPolicy"]).contains("ALLOWED: statement 1"));
+    assert!(home.refused(&["key", "explain", KEY, "--user", "no-such-user"], 2).contains("no-such-user"));
+
+    let file = home.path("policy.json");
+    let deny = r#"{"Version":"2012-10-17","Statement":[{"Sid":"No","Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}"#;
+    fs::write(&file, deny).expect("write");
+    let simulate = ["policy", "simulate", &file, KEY, "--user", "daemon", "--context", "team=blue"];
+    assert!(home.ok(&simulate).contains("DENIED: statement 1 (No)"));
+    assert_eq!(home.json(&[&ask[..], &["--json"]].concat())["allowed"], true, "nothing was changed");
+    fs::write(&file, "{").expect("write");
+    home.refused(&simulate, 2);
+}

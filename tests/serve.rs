@@ -2,6 +2,8 @@
 //!
 //! `KMSFS_SERVE_ROUNDS` (default 10) says how often it is killed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -12,7 +12,7 @@ use super::keystore::KeystoreArgs;
 use super::kms_call::Kms;
 use super::kms_show::{Ask, pair};
 use super::output::{self, line};
-use super::{key_alias, key_settings, key_use};
+use super::{key_alias, key_explain, key_settings, key_use};
 use crate::kms::policy::Policy;
 use crate::kms::{BUNDLE_NAME, Cmk, KeySet, KeyState, KeystoreError, LocalKms, Operation};
 
@@ -88,6 +88,8 @@ enum Verb {
     Retire(key_use::Retire),
     /// Take a scheduled deletion back; the key is disabled afterwards
     CancelDeletion(One),
+    /// Tell which statement of its policy, or which grant, decides about a request
+    Explain(key_explain::Args),
     /// Name keys
     Alias(key_alias::Args),
     #[command(flatten)]
@@ -143,6 +145,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Verb::Which(args) => key_use::which(args),
         Verb::Versions(args) => key_use::versions(args),
         Verb::Retire(args) => key_use::retire(args),
+        Verb::Explain(args) => key_explain::run(args),
         Verb::Alias(args) => key_alias::run(args),
         Verb::Settings(verb) => key_settings::run(verb),
     }

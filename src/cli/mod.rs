@@ -25,6 +25,7 @@ mod info;
 mod init;
 mod key;
 mod key_alias;
+mod key_explain;
 mod key_settings;
 mod key_use;
 mod keystore;

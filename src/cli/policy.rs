@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::failure::Failure;
+use super::key_explain;
 use super::kms_call::Kms;
 use super::kms_show::Ask;
 
@@ -37,6 +38,13 @@ enum Verb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Tell what a document would decide about a request, if it were the policy of a key
+    Simulate {
+        /// The document, as AWS IAM writes them
+        file: PathBuf,
+        #[command(flatten)]
+        question: key_explain::Args,
+    },
     /// List the names of the policies of a key: there is one
     List {
         /// Its id, ARN or an alias
@@ -58,6 +66,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             let answer = Kms::open(&ask.keystore)?.on_key("PutKeyPolicy", key, parameters)?;
             ask.say(&answer, format!("{key} has the policy in {}. No grant was changed.", file.display()))
         }
+        Verb::Simulate { file, question } => key_explain::simulate(question, file),
         Verb::List { key, ask } => ask.show(&Kms::open(&ask.keystore)?.on_key("ListKeyPolicies", key, json!({}))?),
     }
 }

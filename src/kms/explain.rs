@@ -5,8 +5,11 @@ use std::fmt;
 use serde::Serialize;
 
 use super::authorize::{Decision, authorize, authorize_create_grant, authorize_retire_grant};
+use super::clock::now;
 use super::grant::{Grant, Mismatch, Proposal};
-use super::policy::{Examined, Miss, Policy, Request};
+use super::policy::{ConditionKeys, Examined, Key, Miss, Policy, Request};
+use super::service::{LOCAL_REGION, key_arn};
+use super::{EncryptionContext, KeySet, KmsError, Principal, VIA_MOUNT};
 
 /// A decision with everything that bears on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +52,48 @@ pub enum Asked<'a> {
     RetireGrant(&'a Grant),
 }
 
+/// A request that somebody might make now, on this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Who would make it.
+    pub principal: &'a Principal,
+    /// The action: `Decrypt`, or `kms:Decrypt`.
+    pub action: &'a str,
+    /// Its encryption context.
+    pub context: &'a EncryptionContext,
+    /// Whether it would come through a mount.
+    pub via_mount: bool,
+    /// A policy to try, instead of the one of the key.
+    pub policy: Option<&'a Policy>,
+}
+
 impl Explanation {
+    /// Explains what would be answered to a request for `key`, an id or an alias, as far as policy and grants decide: the
+    /// state of the key counts as well.
+    ///
+    /// # Errors
+    /// [`KmsError::NotFound`].
+    pub fn of_question(keys: &KeySet, key: &str, question: &Question<'_>) -> Result<Self, KmsError> {
+        let cmk = keys.resolve(key)?;
+        let conditions = ConditionKeys::at(now())
+            .context(question.context)
+            .resource_tags(&cmk.tags)
+            .with(Key::KeySpec, cmk.spec.name())
+            .with(Key::KeyUsage, "ENCRYPT_DECRYPT")
+            .with(Key::KeyOrigin, "AWS_KMS")
+            .with_many(Key::ResourceAliases, keys.aliases_of(&cmk.id))
+            .with_some(Key::ViaService, question.via_mount.then_some(VIA_MOUNT));
+        let action = match question.action.split_once(':') {
+            Some(_) => question.action.to_owned(),
+            None => format!("kms:{}", question.action),
+        };
+        let resource = key_arn(LOCAL_REGION, &cmk.id);
+        let request =
+            Request { principal: question.principal, action: &action, resource: &resource, keys: &conditions };
+        let grants: Vec<&Grant> = keys.grants(&cmk.id).map(AsRef::as_ref).collect();
+        Ok(Self::new(question.policy.unwrap_or_else(|| cmk.policy()), grants, &request, Asked::Action))
+    }
+
     /// Explains a request to a key with this policy and these grants.
     pub fn new<'a>(
         policy: &'a Policy,

@@ -59,7 +59,7 @@ impl Asked {
 
     /// What kmsfs answers, in the oracle's words.
     fn ours(&self, policy: &Policy) -> &'static str {
-        let context = EncryptionContext::new(self.context.clone()).unwrap();
+        let context = EncryptionContext::new(self.context.clone()).expect("a context");
         let mut keys = ConditionKeys::at(NOON)
             .context(&context)
             .resource_tags(&self.tags)
@@ -133,23 +133,23 @@ impl Asked {
 /// The oracle's answers to these lines.
 fn oracle(lines: &[Value]) -> Vec<String> {
     let modules = std::env::var("KMSFS_POLICY_ORACLE").expect("KMSFS_POLICY_ORACLE names a folder with node_modules");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let questions = folder.path().join("questions");
-    let mut file = BufWriter::new(File::create(&questions).unwrap());
+    let mut file = BufWriter::new(File::create(&questions).expect("create"));
     for line in lines {
-        writeln!(file, "{line}").unwrap();
+        writeln!(file, "{line}").expect("write");
     }
-    file.into_inner().unwrap();
+    file.into_inner().expect("write");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy_oracle/oracle.cjs");
     let output = Command::new("node")
         .arg(script)
         .env("NODE_PATH", Path::new(&modules).join("node_modules"))
-        .stdin(File::open(&questions).unwrap())
+        .stdin(File::open(&questions).expect("open"))
         .stderr(Stdio::inherit())
         .output()
         .expect("node is there");
     assert!(output.status.success(), "{}", output.status);
-    let answers: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    let answers: Vec<String> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
     assert_eq!(answers.len(), lines.len());
     answers
 }
@@ -162,10 +162,10 @@ fn random_policies_are_judged_as_an_independent_program_judges_them() {
     let requests = generate::request();
     let mut cases = Vec::new();
     while cases.len() < POLICIES * REQUESTS {
-        let document = policies.new_tree(&mut runner).unwrap().current();
+        let document = policies.new_tree(&mut runner).expect("a value").current();
         let policy = Policy::parse(&document.to_string()).unwrap_or_else(|error| panic!("{error}: {document:#}"));
         for _ in 0..REQUESTS {
-            cases.push((document.clone(), policy.clone(), requests.new_tree(&mut runner).unwrap().current()));
+            cases.push((document.clone(), policy.clone(), requests.new_tree(&mut runner).expect("a value").current()));
         }
     }
     let lines: Vec<Value> = cases.iter().map(|(document, _, asked)| asked.line(document)).collect();
@@ -273,14 +273,14 @@ fn listed() -> Vec<(&'static str, Value, Asked, &'static str, &'static str)> {
         (
             "an IPv6 address is outside of every IPv4 address",
             allow(json!({"NotIpAddress": {"aws:SourceIp": "10.0.0.1"}})),
-            Asked { source: Some("::1".parse().unwrap()), ..ada() },
+            Asked { source: Some("::1".parse().expect("an address")), ..ada() },
             "Allowed",
             "ImplicitlyDenied",
         ),
         (
             "0.0.0.0/0 is every IPv4 address",
             allow(json!({"IpAddress": {"aws:SourceIp": "0.0.0.0/0"}})),
-            Asked { source: Some("10.0.0.1".parse().unwrap()), ..ada() },
+            Asked { source: Some("10.0.0.1".parse().expect("an address")), ..ada() },
             "Allowed",
             "ImplicitlyDenied",
         ),
@@ -294,7 +294,7 @@ fn the_listed_differences_are_still_there() {
     let document = |statement: &Value| json!({"Version": "2012-10-17", "Statement": [statement]});
     let lines: Vec<Value> = listed.iter().map(|(_, statement, asked, _, _)| asked.line(&document(statement))).collect();
     for ((name, statement, asked, ours, theirs), answer) in listed.iter().zip(oracle(&lines)) {
-        let policy = Policy::parse(&document(statement).to_string()).unwrap();
+        let policy = Policy::parse(&document(statement).to_string()).expect("a policy");
         assert_eq!((asked.ours(&policy), answer.as_str()), (*ours, *theirs), "{name}");
     }
 }

@@ -21,10 +21,8 @@ const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token
 pub(super) enum Peer {
     /// A process of this machine, over a Unix socket, as the kernel saw it connect (SO_PEERCRED, unix(7)).
     Process { uid: u32, pid: u32 },
-    /// Over TCP without TLS, on this machine.
-    Loopback(IpAddr),
-    /// Over TLS.
-    Tls(IpAddr),
+    /// Over TCP: with TLS, or without it on this machine.
+    Network { address: IpAddr, with_tls: bool },
 }
 
 impl Peer {
@@ -32,7 +30,7 @@ impl Peer {
     pub(super) fn source(self) -> Source {
         match self {
             Self::Process { pid, .. } => Source::Process(pid),
-            Self::Loopback(address) | Self::Tls(address) => Source::Address(address),
+            Self::Network { address, .. } => Source::Address(address),
         }
     }
 }
@@ -65,7 +63,7 @@ pub(super) fn check_browser(peer: Peer, headers: &HeaderMap) -> Result<(), Refus
     if headers.contains_key(ORIGIN) {
         return Err(Refusal::Forbidden("requests of web pages are not answered: there is an Origin header"));
     }
-    if !matches!(peer, Peer::Loopback(_)) {
+    if !matches!(peer, Peer::Network { with_tls: false, .. }) {
         return Ok(());
     }
     match single(headers, &HOST) {
@@ -143,7 +141,7 @@ mod tests {
 
     #[test]
     fn hosts_of_this_machine_and_no_others_are_answered() {
-        let peer = Peer::Loopback("127.0.0.1".parse().unwrap());
+        let peer = Peer::Network { address: "127.0.0.1".parse().unwrap(), with_tls: false };
         let check = |pairs: &[(&str, &str)]| check_browser(peer, &headers(pairs));
         for host in ["localhost", "LOCALHOST:80", "127.0.0.1:4566", "[::1]:1", "[::1]", "127.9.9.9"] {
             assert_eq!(check(&[("host", host)]), Ok(()), "{host}");
@@ -159,7 +157,9 @@ mod tests {
 
     #[test]
     fn over_tls_and_over_a_unix_socket_any_host_may_be_named_but_no_origin() {
-        for peer in [Peer::Tls("10.0.0.1".parse().unwrap()), Peer::Process { uid: 0, pid: 1 }] {
+        for peer in
+            [Peer::Network { address: "10.0.0.1".parse().unwrap(), with_tls: true }, Peer::Process { uid: 0, pid: 1 }]
+        {
             assert_eq!(check_browser(peer, &headers(&[("host", "kms.example")])), Ok(()));
             assert!(check_browser(peer, &headers(&[("host", "kms.example"), ("origin", "https://x")])).is_err());
         }

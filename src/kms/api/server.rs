@@ -337,7 +337,7 @@ async fn accept_tcp(listener: TcpListener, kind: Tcp, mut hall: Hall) {
         let _ = stream.set_nodelay(true);
         match kind.clone() {
             Tcp::Plain => {
-                let (origin, api, stop) = hall.greet(Peer::Loopback(address.ip()));
+                let (origin, api, stop) = hall.greet(Peer::Network { address: address.ip(), with_tls: false });
                 tokio::spawn(async move {
                     converse(TokioIo::new(stream), api, origin, stop).await;
                     drop(permit);
@@ -345,7 +345,7 @@ async fn accept_tcp(listener: TcpListener, kind: Tcp, mut hall: Hall) {
             }
             #[cfg(feature = "aws-lc")]
             Tcp::Tls(acceptor) => {
-                let (origin, api, stop) = hall.greet(Peer::Tls(address.ip()));
+                let (origin, api, stop) = hall.greet(Peer::Network { address: address.ip(), with_tls: true });
                 tokio::spawn(async move {
                     let shaken = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = shaken {

@@ -253,6 +253,8 @@ pub(super) mod tests {
     /// 2015-08-30 12:36:00 UTC.
     const NOW: u64 = 1_440_938_160;
 
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
     pub(in crate::kms::api) fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
@@ -278,7 +280,7 @@ pub(super) mod tests {
         // From aws-sig-v4-test-suite: get-vanilla, post-vanilla, post-x-www-form-urlencoded, get-header-value-trim.
         let form = [("content-type", "application/x-www-form-urlencoded")];
         let spaces = [("my-header1", " value1"), ("my-header2", "\"a   b   c\"")];
-        let vectors: [(&str, &[(&str, &str)], &str, &str, &str); 4] = [
+        let vectors: [(&str, Pairs<'_>, &str, &str, &str); 4] = [
             ("GET", &[], "", "host;x-amz-date", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
             ("POST", &[], "", "host;x-amz-date", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
             (
@@ -308,7 +310,7 @@ pub(super) mod tests {
     #[test]
     fn what_must_be_signed_and_is_not_is_named() {
         let signature = "0".repeat(64);
-        let cases: [(&[(&str, &str)], &str, &str); 5] = [
+        let cases: [(Pairs<'_>, &str, &str); 5] = [
             (&[], "x-amz-date", "'Host'"),
             (&[], "host", "'x-amz-date'"),
             (&[("content-type", "a/b")], "host;x-amz-date", "'content-type'"),

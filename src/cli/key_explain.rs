@@ -1,0 +1,73 @@
+//! `kmsfs key explain` and `kmsfs policy simulate`: which statement or grant decides about a request, and why.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::failure::{Code, Failure};
+use super::kms_call::Kms;
+use super::kms_show::{Ask, pair};
+use super::output;
+use super::users::SystemUsers;
+use crate::kms::explain::{Explanation, Question};
+use crate::kms::policy::Policy;
+use crate::kms::{EncryptionContext, Principal, Users};
+
+/// Arguments of `kmsfs key explain`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The key: its id or an alias
+    key: String,
+    /// Who would ask [default: the owner of the keystore]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// What would be asked for: Decrypt, GenerateDataKey, ...
+    #[arg(long, default_value = "Decrypt")]
+    action: String,
+    /// A pair of the encryption context; repeat for more
+    #[arg(long = "context", value_name = "NAME=VALUE", value_parser = pair)]
+    context: Vec<(String, String)>,
+    /// As if it came through a mount
+    #[arg(long)]
+    via_mount: bool,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+/// Explains a request under the policy and the grants in force.
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    explain(args, None)
+}
+
+/// Explains a request as if `document` were the policy of the key.
+pub(super) fn simulate(args: &Args, document: &Path) -> Result<(), Failure> {
+    let text = fs::read_to_string(document).map_err(|error| Failure::io(document, "read", &error))?;
+    let policy = Policy::parse(&text).map_err(|error| {
+        Failure::new(Code::Usage, "policy", format!("{}: {error}", document.display()), "change the document")
+    })?;
+    explain(args, Some(&policy))
+}
+
+fn explain(args: &Args, policy: Option<&Policy>) -> Result<(), Failure> {
+    let keystore = args.ask.keystore.dir()?;
+    let principal = args.user.as_deref().map_or(Ok(Principal::Root), |name| principal(&keystore, name))?;
+    let pairs: BTreeMap<String, String> = args.context.iter().cloned().collect();
+    let context = EncryptionContext::new(pairs)
+        .map_err(|error| Failure::new(Code::Usage, "key explain", error.to_string(), "give another --context"))?;
+    let question =
+        Question { principal: &principal, action: &args.action, context: &context, via_mount: args.via_mount, policy };
+    let keys = Kms::open(&args.ask.keystore)?.keys(&args.ask.keystore)?;
+    let explanation = Explanation::of_question(&keys, &args.key, &question).map_err(crate::kms::KeystoreError::from)?;
+    if args.ask.json { output::json(&explanation) } else { output::line(explanation.to_string().trim_end()) }
+}
+
+/// The user of this system with this name, as the policies of a keystore see it.
+fn principal(keystore: &Path, name: &str) -> Result<Principal, Failure> {
+    let user = SystemUsers.by_name(name).ok_or_else(|| {
+        let text = format!("there is no user {name} on this system");
+        Failure::new(Code::Usage, "key explain", text, "name another with --user; id NAME tells whether there is one")
+    })?;
+    let owner = fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?.uid();
+    if user.uid == owner { Ok(Principal::Root) } else { Ok(Principal::User { name: user.name, groups: user.groups }) }
+}
