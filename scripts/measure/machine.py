@@ -96,9 +96,10 @@ def about():
     return {
         "processor": f"{cpu.group(1) if cpu else platform.machine()}, {os.cpu_count()} cores",
         "memory": f"{memory / (1 << 20):.0f} GiB",
-        "kernel": platform.release(),
+        # The version without what a builder adds to it.
+        "kernel": platform.release().split("-")[0],
         "system": first_line("sh", "-c", ". /etc/os-release; echo $PRETTY_NAME"),
-        "backing filesystem": first_line("findmnt", "-n", "-o", "FSTYPE,OPTIONS", "--target", AREA),
+        "backing filesystem": first_line("findmnt", "-n", "-o", "FSTYPE", "--target", AREA),
         "kmsfs": first_line(KMSFS, "--version"),
         "rustc": first_line("rustc", "--version"),
         "gocryptfs": first_line("gocryptfs", "-version").split(";")[0],
