@@ -41,8 +41,8 @@ pub struct OpenFile {
     /// The key for the first write, asked for when the file was opened: if the KMS refuses, the open fails and not a
     /// write that was already answered.
     pub(super) reserved: Mutex<Option<NewKey>>,
-    /// The modification time that was set last: writing out what came before must not change it.
-    pinned_mtime: Mutex<Option<Time>>,
+    /// Writing out what came before must not change it.
+    mtime: Mutex<Mtime>,
     /// Whether the background thread looks after it.
     pub(super) queued: AtomicBool,
     /// What the background thread could not do.
@@ -57,6 +57,17 @@ pub struct OpenFile {
     pub(super) without_leave: AtomicUsize,
 }
 
+/// What the modification time of an open file shall be.
+#[derive(Debug, Clone, Copy)]
+enum Mtime {
+    /// What it was when the file was opened: to put in order what a crash left, be it found much later, is no change.
+    Found(Time),
+    /// What a caller set.
+    Set(Time),
+    /// What the backing file says.
+    Changed,
+}
+
 impl OpenFile {
     pub(super) fn new(ino: Ino, fd: OwnedFd, writable: bool, tails: &Arc<TailLog>) -> Self {
         Self {
@@ -67,7 +78,7 @@ impl OpenFile {
             envelope: Mutex::new(None),
             home: Mutex::new(None),
             reserved: Mutex::new(None),
-            pinned_mtime: Mutex::new(None),
+            mtime: Mutex::new(Mtime::Changed),
             queued: AtomicBool::new(false),
             failures: Failures::default(),
             orphan: Mutex::new(None),
@@ -146,8 +157,8 @@ impl OpenFile {
     }
 
     pub(super) fn restore_mtime(&self) -> Result<()> {
-        let pinned = *self.pinned_mtime.lock();
-        if let Some(time) = pinned
+        let mtime = *self.mtime.lock();
+        if let Mtime::Found(time) | Mtime::Set(time) = mtime
             && self.backing.was_touched()
         {
             let times = (sys::dir::SetTime::Keep, sys::dir::SetTime::At(time));
@@ -158,12 +169,15 @@ impl OpenFile {
 
     /// The modification time that was set last, if content did not change since.
     pub fn pinned_mtime(&self) -> Option<Time> {
-        *self.pinned_mtime.lock()
+        match *self.mtime.lock() {
+            Mtime::Set(time) => Some(time),
+            Mtime::Found(_) | Mtime::Changed => None,
+        }
     }
 
     /// The modification time was set to `time` (`None`: content changed after it was set).
     pub fn pin_mtime(&self, time: Option<Time>) {
-        *self.pinned_mtime.lock() = time;
+        *self.mtime.lock() = time.map_or(Mtime::Changed, Mtime::Set);
     }
 }
 
@@ -350,6 +364,7 @@ impl EncryptedFs {
             if self.ino_of(&stat)? == ino {
                 let file = OpenFile::new(ino, fd, writable, &self.tails);
                 file.backing.found_len(stat.size);
+                *file.mtime.lock() = Mtime::Found(stat.mtime);
                 *file.home.lock() = Some(parent);
                 file.long_name.store(is_long(&name), Ordering::Relaxed);
                 return Ok(file);

@@ -69,6 +69,12 @@ fn a_modification_time_that_was_set_survives_a_kill_and_what_follows() {
 }
 
 #[test]
+fn a_modification_time_that_was_set_after_a_cut_inside_a_block_survives_a_kill() {
+    let cut = Op::Truncate { file: 0, size: 266_242, by_handle: false };
+    check(&[create(new(0)), write(266_241, 5459), Op::Remount, cut, set_time(old(0)), Op::Kill]);
+}
+
+#[test]
 fn a_file_is_reached_by_its_other_link_when_the_first_is_another_object() {
     let replaced = [Op::Symlink { at: new(0), len: 9 }, Op::Mkdir { at: new(0), perm: 0o755 }];
     for other in replaced {
