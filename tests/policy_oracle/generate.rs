@@ -244,7 +244,7 @@ fn statement() -> impl Strategy<Value = Value> {
             crate::ARN,
             "arn:aws:kms:*:000000000000:key/*",
             "arn:aws:kms:us-east-?:000000000000:key/1234abcd*",
-            "arn:aws:kms:eu-west-1:000000000000:key/*",
+            "arn:aws:kms:us-east-1:111122223333:key/*",
             "arn:aws:s3:::bucket",
         ];
         let resources = if not_resource { resources[4..].to_vec() } else { resources.to_vec() };

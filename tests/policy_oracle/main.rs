@@ -278,6 +278,13 @@ fn listed() -> Vec<(&'static str, Value, Asked, &'static str, &'static str)> {
             "ImplicitlyDenied",
         ),
         (
+            "a key is the same in all regions",
+            json!({"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "arn:aws:kms:eu-west-1:000000000000:key/*"}),
+            ada(),
+            "Allowed",
+            "ImplicitlyDenied",
+        ),
+        (
             "0.0.0.0/0 is every IPv4 address",
             allow(json!({"IpAddress": {"aws:SourceIp": "0.0.0.0/0"}})),
             Asked { source: Some("10.0.0.1".parse().expect("an address")), ..ada() },

@@ -57,6 +57,76 @@ impl Glob {
             Self::Wild(tokens) => matches_tokens(tokens, text.chars()),
         }
     }
+
+    /// Whether it matches an ARN, or the same one in some other region. The time is bounded by the product of both lengths.
+    pub(super) fn matches_in_some_region(&self, arn: &str) -> bool {
+        let Some((before, after)) = around_region(arn) else { return self.matches(arn) };
+        match self {
+            Self::Exact(exact) => around_region(exact) == Some((before, after)),
+            Self::Wild(tokens) if *tokens == [Token::Any] => true,
+            Self::Wild(tokens) => {
+                let mut reading = Reading::start(tokens);
+                before.chars().for_each(|next| reading.character(next));
+                reading.any_region();
+                after.chars().for_each(|next| reading.character(next));
+                reading.is_complete()
+            }
+        }
+    }
+}
+
+/// What stands before and behind the fourth component of an ARN, the region, with the colons.
+fn around_region(arn: &str) -> Option<(&str, &str)> {
+    let mut colons = arn.match_indices(':').skip(2).map(|(at, _)| at);
+    let (before, after) = (colons.next()?, colons.next()?);
+    Some((&arn[..=before], &arn[after..]))
+}
+
+/// How much of a pattern is used up by a text of which a part is not fixed: every count of tokens that is possible.
+struct Reading<'a> {
+    tokens: &'a [Token],
+    // One place more than there are tokens.
+    used: Vec<bool>,
+}
+
+impl<'a> Reading<'a> {
+    fn start(tokens: &'a [Token]) -> Self {
+        let mut reading = Self { tokens, used: vec![false; tokens.len() + 1] };
+        reading.used[0] = true;
+        reading.pass_stars();
+        reading
+    }
+
+    /// A `*` may stand for nothing.
+    fn pass_stars(&mut self) {
+        for (at, token) in self.tokens.iter().enumerate() {
+            self.used[at + 1] |= self.used[at] && *token == Token::Any;
+        }
+    }
+
+    fn character(&mut self, next: char) {
+        let mut after = vec![false; self.used.len()];
+        for (at, token) in self.tokens.iter().enumerate().filter(|(at, _)| self.used[*at]) {
+            match token {
+                Token::Any => after[at] = true,
+                Token::One => after[at + 1] = true,
+                Token::Char(wanted) => after[at + 1] |= *wanted == next,
+            }
+        }
+        self.used = after;
+        self.pass_stars();
+    }
+
+    /// Any number of any characters but colons.
+    fn any_region(&mut self) {
+        for (at, token) in self.tokens.iter().enumerate() {
+            self.used[at + 1] |= self.used[at] && *token != Token::Char(':');
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.used.last() == Some(&true)
+    }
 }
 
 fn wildcard(character: char) -> Token {

@@ -166,9 +166,13 @@ impl Statement {
         self.actions.as_ref().is_some_and(|actions| actions.includes(|glob| glob.matches_folded(request.action)))
     }
 
+    /// A key is the same in all regions, and the caller chooses which one the request is signed for, so the region of an ARN
+    /// says nothing.
     pub(super) fn has_resource(&self, request: &Request<'_>) -> bool {
         self.resources.as_ref().is_some_and(|resources| {
-            resources.includes(|template| template.resolve(request).is_some_and(|glob| glob.matches(request.resource)))
+            resources.includes(|template| {
+                template.resolve(request).is_some_and(|glob| glob.matches_in_some_region(request.resource))
+            })
         })
     }
 

@@ -102,7 +102,15 @@ fn resources_are_this_key_or_patterns_of_its_arn() {
         (json!("arn:aws:kms:*:000000000000:key/*"), true),
         (json!("arn:aws:kms:*"), true),
         (json!("arn:aws:kms:us-east-?:000000000000:key/1234abcd*"), true),
-        (json!("arn:aws:kms:eu-west-1:000000000000:key/*"), false),
+        (json!("arn:aws:kms:eu-west-1:000000000000:key/*"), true),
+        (json!(ARN.replace("us-east-1", "local")), true),
+        (json!(ARN.replace("us-east-1", "")), true),
+        (json!(ARN.replace("aws:kms:us-east-1", "*:eu-west-1")), true),
+        (json!(ARN.replace("us-east-1:0", "eu-*0")), true),
+        (json!(ARN.replace("us-east-1", "us-east-1:000000000000")), false),
+        (json!("arn:aws:kms:us-east-1:111122223333:key/*"), false),
+        (json!("arn:aws:kms:us-east-1:000000000000:alias/*"), false),
+        (json!("arn:aws:kms:us-east-1"), false),
         (json!("arn:aws:kms:us-east-1:000000000000:key/1234ABCD-12ab-34cd-56ef-1234567890ab"), false),
         (json!("arn:aws:s3:::bucket"), false),
         (json!(["arn:aws:s3:::bucket", "*"]), true),
@@ -116,6 +124,19 @@ fn resources_are_this_key_or_patterns_of_its_arn() {
     let own = policy(statement(json!({"Resource": of_user})));
     let id = ARN.rsplit('/').next().unwrap();
     assert_eq!(ask(&own, &Principal::user(id), "kms:Decrypt", &ConditionKeys::at(NOON)), Verdict::Allowed(0));
+}
+
+#[test]
+fn a_deny_that_names_the_key_holds_in_every_region() {
+    let deny = json!([statement(json!({})), statement(json!({"Effect": "Deny", "Resource": ARN}))]);
+    let but = statement(json!({"Resource": null, "NotResource": ARN}));
+    for region in ["us-east-1", "eu-west-1", "local", ""] {
+        let (resource, keys) = (ARN.replace("us-east-1", region), ConditionKeys::at(NOON));
+        let request =
+            Request { principal: &Principal::Root, action: "kms:Decrypt", resource: &resource, keys: &keys };
+        assert_eq!(policy(deny.clone()).evaluate(&request), Verdict::Denied(1), "{region}");
+        assert_eq!(policy(but.clone()).evaluate(&request), Verdict::Silent, "{region}");
+    }
 }
 
 #[test]
