@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::KmsError;
+use super::bundle::MAX_LEN;
 use super::recovery::RecoveryKeyError;
 
 /// Why a keystore, a bundle or a control-plane request failed. Every text names the file or key and the next step.
@@ -122,6 +123,12 @@ pub enum KeystoreError {
     /// All 65,535 versions are used.
     #[error("key {0} has as many versions of key material as fit. Next: create another key and point the alias at it")]
     TooManyVersions(String),
+    /// The bundle would be longer than any reader takes.
+    #[error(
+        "the keystore would have more than {} MiB; nothing was changed. Next: revoke grants, shorten policies, or delete keys",
+        MAX_LEN >> 20
+    )]
+    TooLarge,
     /// The version that wraps may not be destroyed.
     #[error("version {version} of key {key} is the newest: it wraps new data keys. Next: kmsfs key rotate {key}")]
     NewestVersion {

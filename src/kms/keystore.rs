@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bundle::{self, Header};
+use super::bundle::{self, Header, MAX_LEN};
 use super::bundle_file::{self, BUNDLE_NAME, Loaded, Staged};
 use super::keyset::KeySet;
 use super::recovery::RecoveryKey;
@@ -341,7 +341,11 @@ impl Keystore {
         let Some(records) = &self.records else {
             return Err(KeystoreError::damaged(&self.dir.join(RECORDS_NAME), "the records are not open"));
         };
-        let staged = Staged::write(&self.bundle_path(), &bundle::seal(&next.header, &next.keys, &self.root))?;
+        let sealed = bundle::seal(&next.header, &next.keys, &self.root);
+        if sealed.len() as u64 > MAX_LEN {
+            return Err(KeystoreError::TooLarge);
+        }
+        let staged = Staged::write(&self.bundle_path(), &sealed)?;
         // A generation is used once, even if the change fails: a mount may have seen it.
         self.next_generation += 1;
         let applied = records.apply(&self.root, Some(&self.state.keys), &next);

@@ -443,3 +443,25 @@ fn a_volumes_copy_opens_with_the_same_secrets_and_holds_its_keys_only() {
     restored.rotate("alias/a").unwrap();
     assert!(!restored.header().is_subset);
 }
+
+#[test]
+fn a_change_that_no_reader_could_take_is_refused_before_anything_is_written() {
+    let (fixture, mut keystore) = Fixture::new();
+    let text = policy::Policy::mount_default().text().to_owned();
+    let padded = format!("{text}{}", " ".repeat(policy::MAX_LEN - text.len()));
+    let policy = policy::Policy::parse(&padded).unwrap();
+    let add = |keystore: &mut Keystore, count: usize| {
+        keystore.change(|keys| {
+            for _ in 0..count {
+                keys.put(Cmk { policy: Some(policy.clone().into()), ..Cmk::generate(keys.free_number(), "") });
+            }
+            Ok(())
+        })
+    };
+    let before = fs::read(fixture.bundle()).unwrap();
+    assert!(matches!(add(&mut keystore, 2050), Err(KeystoreError::TooLarge)));
+    assert_eq!(fs::read(fixture.bundle()).unwrap(), before);
+    assert_eq!(service::ApiError::from(KeystoreError::TooLarge).code, service::Code::LimitExceeded);
+    add(&mut keystore, 1).unwrap();
+    assert_eq!(fixture.local().keys().keys().count(), 2);
+}

@@ -227,6 +227,7 @@ impl From<KeystoreError> for ApiError {
         let (code, message) = match &error {
             KeystoreError::Kms(super::KmsError::NotFound(_)) => (Code::NotFound, error.to_string()),
             KeystoreError::TooManyVersions(_) => (Code::LimitExceeded, "Too many versions of key material.".to_owned()),
+            KeystoreError::TooLarge => (Code::LimitExceeded, "The keystore is full.".to_owned()),
             _ => (Code::KmsInternal, String::new()),
         };
         Self::new(code, message).because(error.to_string())
