@@ -13,7 +13,7 @@ use super::{ApiError, Code};
 use crate::crypto::pair;
 use crate::kms::control::NewKey;
 use crate::kms::policy::{Key, Policy};
-use crate::kms::{ACCOUNT, Cmk, KeyManager, KeySpec, KeyState, Keystore};
+use crate::kms::{ACCOUNT, Cmk, KeyId, KeyManager, KeySpec, KeyState, Keystore};
 
 const USAGES: &[&str] =
     &["ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT", "ENCAPSULATE_DECAPSULATE"];
@@ -101,11 +101,12 @@ pub(super) fn create(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
             .with(Key::KeySpec, spec.name())
             .with(Key::KeyUsage, "ENCRYPT_DECRYPT")
             .with(Key::KeyOrigin, "AWS_KMS")
+            .with(Key::PolicyName, policies::NAME)
             .with(Key::BypassPolicyLockoutSafetyCheck, "false");
-        policies::check_lockout(
-            &Lockout { principal: asked.call.principal, resource: "*", keys: &conditions },
-            &policy,
-        )?;
+        // The key has no id yet, so no policy can name it: any id will do that is no other key's.
+        let resource = asked.arn(&KeyId(uuid::Uuid::new_v4().to_string()));
+        let maker = Lockout { principal: asked.call.principal, resource: &resource, keys: &conditions };
+        policies::check_lockout(&maker, &policy)?;
     }
     let new = NewKey { spec, policy: Some(policy), tags, ..NewKey::described(description) };
     let id = keystore.create_cmk(new)?;

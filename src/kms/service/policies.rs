@@ -12,7 +12,7 @@ use crate::kms::policy::{ConditionKeys, Key, MAX_LEN, Policy, Request};
 use crate::kms::{Keystore, Principal};
 
 /// The one name that a key policy can have.
-const NAME: &str = "default";
+pub(super) const NAME: &str = "default";
 
 /// Reads a policy that a request brings.
 ///

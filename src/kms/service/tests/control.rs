@@ -230,6 +230,33 @@ fn a_policy_decides_at_once_and_stays_as_it_was_written() {
 }
 
 #[test]
+fn a_new_keys_policy_is_tried_as_put_key_policy_would_be() {
+    let fixture = Fixture::new();
+    let other = arn(&fixture.key());
+    let allow = |changes: Value| {
+        let mut statement = json!({ "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*" });
+        statement.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        statement
+    };
+    let policy = |statements: Value| json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
+    let named = |name: &str| allow(json!({ "Condition": { "StringEquals": { "kms:PolicyName": name } } }));
+    for locked in [
+        policy(json!([allow(json!({})), allow(json!({ "Effect": "Deny", "Resource": "arn:aws:kms:*:*:key/*" }))])),
+        policy(json!([allow(json!({ "Resource": other }))])),
+        policy(json!([named("other")])),
+        policy(json!([allow(json!({})), allow(json!({ "Effect": "Deny", "Condition": { "Null": { "kms:PolicyName": "false" } } }))])),
+    ] {
+        let refused = fixture.refused("CreateKey", json!({ "Policy": locked }));
+        assert_eq!(refused.0, Code::MalformedPolicyDocument, "{locked}");
+        fixture.key_with(json!({ "Policy": locked, "BypassPolicyLockoutSafetyCheck": true }));
+    }
+    for open in [json!([named("default")]), json!([allow(json!({ "Resource": "arn:aws:kms:*:*:key/*" }))])] {
+        let id = fixture.key_with(json!({ "Policy": policy(open.clone()) }));
+        fixture.ok("PutKeyPolicy", json!({ "KeyId": id, "Policy": policy(open) }));
+    }
+}
+
+#[test]
 fn re_encrypt_needs_two_permissions_on_two_keys() {
     let fixture = Fixture::new();
     let ada = "arn:aws:iam::000000000000:user/ada";
