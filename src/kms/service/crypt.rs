@@ -184,11 +184,12 @@ pub(super) fn source<'a>(
         }
         let (cmk, version) = of_blob(&asked.keys, ciphertext)?;
         let found = asked.found(cmk, None);
-        asked.check_tokens(params, &keys_of(&found, &manner))?;
+        // Before anything else that could fail: who may not use the key must not learn that it is there.
         allow(asked, &found, action, Operation::Unwrap, &manner).map_err(|error| match error.code {
             Code::AccessDenied => unknown_key(error.detail.unwrap_or_default()),
             _ => error,
         })?;
+        asked.check_tokens(params, &keys_of(&found, &manner))?;
         return Ok(Opening { found, ciphertext, manner, version: Some(version) });
     };
     let found = asked.find(name, Naming::Any)?;
@@ -217,7 +218,7 @@ fn of_blob(keys: &KeySet, ciphertext: &[u8]) -> Result<(Arc<Cmk>, u16), ApiError
     let cmk =
         keys.of_blob(origin.number).map_err(|error| unknown_key(format!("key number {}: {error}", origin.number)))?;
     if cmk.spec.is_asymmetric() {
-        return Err(invalid(format!("key {} is asymmetric, and its ciphertexts are no blobs", cmk.id.0)));
+        return Err(unknown_key(format!("key {} is asymmetric, and its ciphertexts are no blobs", cmk.id.0)));
     }
     if cmk.is_gone() {
         return Err(unknown_key(format!("the deletion date of key {} has passed", cmk.id.0)));

@@ -107,6 +107,37 @@ fn foreign_blobs_are_refused_in_the_words_of_aws() {
 }
 
 #[test]
+fn who_may_not_use_the_key_of_a_ciphertext_does_not_learn_whether_there_is_one() {
+    let (fixture, elsewhere) = (Fixture::new(), Fixture::new());
+    let (own, foreign) = (fixture.key(), elsewhere.key());
+    let mut blobs = vec![
+        encrypt(&fixture, &own, json!({}))["CiphertextBlob"].clone(),
+        encrypt(&elsewhere, &foreign, json!({}))["CiphertextBlob"].clone(),
+    ];
+    if crate::crypto::pair::SUPPORTED {
+        let id = fixture.key_with(json!({ "KeySpec": "RSA_2048", "KeyUsage": "ENCRYPT_DECRYPT" }));
+        let number = fixture.service.keys().resolve(&id).unwrap().number;
+        let origin = crate::kms::blob::Origin { number, version: 1 };
+        let secret = crate::crypto::Secret::random();
+        let context = crate::kms::EncryptionContext::default();
+        blobs.push(json!(base64(&crate::kms::blob::seal(origin, &secret, b"x", &context).0)));
+    }
+    let many: Vec<&str> = vec!["x"; 11];
+    for tokens in [json!([]), json!(["x"]), json!([""]), json!(many)] {
+        let answers: Vec<(Code, String)> = blobs
+            .iter()
+            .map(|blob| {
+                let parameters = json!({ "CiphertextBlob": blob, "GrantTokens": tokens });
+                let error = fixture.call_as(&Principal::user("ada"), "Decrypt", parameters).unwrap_err();
+                (error.code, error.message)
+            })
+            .collect();
+        assert_eq!(answers[0].0, Code::AccessDenied, "{tokens}");
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{tokens}: {answers:?}");
+    }
+}
+
+#[test]
 fn sizes_are_checked_in_the_words_of_aws() {
     let fixture = Fixture::new();
     let id = fixture.key();
