@@ -24,7 +24,11 @@ fn validation(message: &str) -> ApiError {
     ApiError::new(Code::Validation, message)
 }
 
+/// What is not understood must not be left out: the grant would allow more than was meant.
 fn constraint(params: &Params<'_>) -> Result<Option<Constraint>, ApiError> {
+    if let Some(other) = params.stranger("Constraints", &["EncryptionContextEquals", "EncryptionContextSubset"]) {
+        return Err(ApiError::new(Code::UnsupportedOperation, format!("The constraint {other} is not supported.")));
+    }
     let Some(mut members) = params.structure("Constraints") else { return Ok(None) };
     params.check()?;
     let (equals, subset) = (members.remove("EncryptionContextEquals"), members.remove("EncryptionContextSubset"));

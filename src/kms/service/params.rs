@@ -376,6 +376,13 @@ impl<'a> Params<'a> {
         EncryptionContext::new(pairs).map_err(|error| ApiError::new(Code::Validation, error.to_string()))
     }
 
+    /// The first member of a structure that has none of these names.
+    pub(super) fn stranger(&self, name: &str, known: &[&str]) -> Option<&'a str> {
+        let members = self.get(name)?.as_object()?;
+        let mut given = members.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str());
+        given.find(|name| !known.contains(name))
+    }
+
     /// The pairs of a member of a structure, and its other members.
     pub(super) fn structure(&self, name: &str) -> Option<BTreeMap<&'a str, BTreeMap<String, String>>> {
         let value = self.get(name)?;

@@ -163,6 +163,20 @@ fn what_is_no_grant_is_refused() {
             Code::Validation,
         ),
         (
+            json!({ "GranteePrincipal": ADA, "Operations": ["Decrypt"],
+            "Constraints": { "EncryptionContextSubSet": {"a": "b"} } }),
+            Code::UnsupportedOperation,
+        ),
+        (
+            json!({ "GranteePrincipal": ADA, "Operations": ["Decrypt"],
+            "Constraints": { "EncryptionContextSubset": {"a": "b"}, "SourceArn": "arn:aws:s3:::b" } }),
+            Code::UnsupportedOperation,
+        ),
+        (
+            json!({ "GranteePrincipal": ADA, "Operations": ["Decrypt"], "Constraints": { "EncryptionContextSubset": 7 } }),
+            Code::Serialization,
+        ),
+        (
             json!({ "GranteeServicePrincipal": "s3.amazonaws.com", "Operations": ["Decrypt"] }),
             Code::UnsupportedOperation,
         ),
@@ -171,4 +185,9 @@ fn what_is_no_grant_is_refused() {
         parameters["KeyId"] = json!(id);
         assert_eq!(fixture.refused("CreateGrant", parameters.clone()).0, code, "{parameters}");
     }
+    let nulls = json!({ "EncryptionContextEquals": null, "SourceArn": null });
+    fixture.ok(
+        "CreateGrant",
+        json!({ "KeyId": id, "GranteePrincipal": ADA, "Operations": ["Decrypt"], "Constraints": nulls }),
+    );
 }
