@@ -93,10 +93,10 @@ fn which<T>(
     name: &str,
     only: Option<Node>,
     all_but: Option<Node>,
-    read: impl Fn(&str) -> Result<T, String>,
+    read: impl Fn(&str, bool) -> Result<T, String>,
 ) -> Result<Option<Which<T>>, String> {
     let Some((node, excluding)) = either(name, only, all_but)? else { return Ok(None) };
-    let items = texts(name, node)?.iter().map(|text| read(text)).collect::<Result<Vec<T>, String>>()?;
+    let items = texts(name, node)?.iter().map(|text| read(text, excluding)).collect::<Result<Vec<T>, String>>()?;
     Ok(Some(if excluding { Which::AllBut(items) } else { Which::Only(items) }))
 }
 
@@ -110,12 +110,16 @@ fn action(text: &str) -> Result<Glob, String> {
     Ok(Glob::wild(&text.to_ascii_lowercase()))
 }
 
-fn resource(text: &str, effect: Effect, variables: bool) -> Result<Template, String> {
+/// `excluding`: it is what the statement is not about.
+fn resource(text: &str, (effect, excluding): (Effect, bool), variables: bool) -> Result<Template, String> {
     if text != "*" && !text.starts_with("arn:") {
         return Err(format!("Resource {text} must be in ARN format or \"*\"."));
     }
     let template = Template::parse(text, Syntax { wildcards: true, variables })?;
-    if effect == Effect::Deny && template.names_unknown_key() {
+    if template.names_unknown_key() && excluding {
+        return Err(format!("Resource {text} in NotResource would never match, so it would except nothing"));
+    }
+    if template.names_unknown_key() && effect == Effect::Deny {
         return Err(format!("Resource {text} in a Deny statement would never match, so it would deny nothing"));
     }
     Ok(template)
@@ -145,9 +149,9 @@ impl Statement {
             sid,
             effect,
             who,
-            actions: which("Action", elements.action, elements.not_action, action)?,
-            resources: which("Resource", elements.resource, elements.not_resource, |text| {
-                resource(text, effect, variables)
+            actions: which("Action", elements.action, elements.not_action, |text, _| action(text))?,
+            resources: which("Resource", elements.resource, elements.not_resource, |text, excluding| {
+                resource(text, (effect, excluding), variables)
             })?,
             conditions: conditions.unwrap_or_default(),
         })

@@ -222,3 +222,16 @@ fn a_deny_that_would_never_match_is_refused_and_an_allow_never_matches() {
         assert!(!holds(condition, &Principal::Root, &ConditionKeys::at(NOON).context(&keys)));
     }
 }
+
+#[test]
+fn an_unknown_variable_excepts_nothing_and_is_refused_where_that_would_open_something() {
+    let of_unknown = json!("arn:aws:kms:*:000000000000:key/${kms:Nothing}");
+    for effect in ["Allow", "Deny"] {
+        let changes = json!({"Effect": effect, "Resource": null, "NotResource": of_unknown});
+        assert!(refused_statement(changes).contains("so it would except nothing"), "{effect}");
+    }
+    let denied = refused_statement(json!({"Effect": "Deny", "Resource": of_unknown}));
+    assert!(denied.contains("so it would deny nothing"));
+    let allowed = policy(statement(json!({"Resource": of_unknown})));
+    assert_eq!(ask(&allowed, &Principal::Root, "kms:Decrypt", &ConditionKeys::at(NOON)), Verdict::Silent);
+}
