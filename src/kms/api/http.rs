@@ -118,10 +118,13 @@ async fn operate(
     let target = single(&parts.headers, &TARGET).and_then(|target| target.strip_prefix(TARGET_PREFIX));
     let operation = target.ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?.to_owned();
     let parameters = strict_json::parameters(&body)?;
-    let is_change = changes(&operation);
-    if is_change && let Some((_, signature)) = &identity.signed {
-        api.gate.replays.check(*signature, origin.connection, clock::now()).map_err(Refusal::into_kms)?;
+    if Service::is_change(&operation)
+        && let Some((_, signature)) = &identity.signed
+    {
+        let noted = api.gate.replays.check(&identity.principal, *signature, origin.connection, clock::now());
+        noted.map_err(Refusal::into_kms)?;
     }
+    let is_change = changes(&operation);
     if let Some(answer) = local::answer(&api, origin.peer, &identity, (&operation, &parameters)) {
         return answer;
     }

@@ -17,6 +17,8 @@ pub(super) enum Refusal {
     Invalid(String),
     /// A signature for a change came again on another connection.
     Replayed,
+    /// There are too many changes, or it is too early for them.
+    Busy,
     /// Whoever it is may not speak to this server.
     Forbidden(&'static str),
 }
@@ -25,6 +27,7 @@ const UNSIGNED: &str = "Missing Authentication Token";
 const UNRECOGNIZED: &str = "The security token included in the request is invalid.";
 const EXPIRED: &str = "The security token included in the request is expired";
 const REPLAYED: &str = "This signature was used for a change before. Sign the request again, at a later second.";
+const BUSY: &str = "Rate exceeded";
 
 impl Refusal {
     /// As the JSON protocol of KMS has it.
@@ -37,6 +40,7 @@ impl Refusal {
             Self::Invalid(text) => ApiError::new(Code::InvalidSignature, text),
             // Clients take this one as a reason to wait, sign anew and try again.
             Self::Replayed => ApiError::new(Code::Throttling, REPLAYED),
+            Self::Busy => ApiError::new(Code::Throttling, BUSY),
             Self::Forbidden(text) => ApiError::new(Code::AccessDenied, text),
         }
     }
@@ -50,6 +54,7 @@ impl Refusal {
             Self::Expired => (403, "ExpiredToken", EXPIRED.to_owned()),
             Self::Invalid(text) => (403, "SignatureDoesNotMatch", text),
             Self::Replayed => (400, "Throttling", REPLAYED.to_owned()),
+            Self::Busy => (400, "Throttling", BUSY.to_owned()),
             Self::Forbidden(text) => (403, "AccessDenied", text.to_owned()),
         }
     }

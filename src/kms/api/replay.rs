@@ -9,8 +9,11 @@ use parking_lot::Mutex;
 
 use super::refusal::Refusal;
 use super::sigv4::SKEW;
+use crate::kms::Principal;
 
-/// Above this, changes are refused until older signatures have ended. A change waits for the disk, so no machine comes near.
+/// Most signatures of one user. Above this, his changes are refused until older signatures have ended.
+const MOST_EACH: usize = 100_000;
+/// Most signatures of the owner, and of all others together. A change waits for the disk, so no machine comes near.
 const MOST: usize = 1_000_000;
 /// How long a signature can be valid: as far ahead and as far behind as clocks may be, in seconds.
 const LIFE: u64 = 2 * SKEW + 1;
@@ -23,33 +26,62 @@ pub(super) struct Replays {
 
 #[derive(Default)]
 struct Seen {
-    signatures: HashMap<[u8; 32], Use>,
+    owner: Signatures,
+    // By the ARN of the principal: who fills his own table keeps nobody else from anything.
+    others: HashMap<String, Signatures>,
+    count_of_others: usize,
     swept: u64,
 }
+
+type Signatures = HashMap<[u8; 32], Use>;
 
 struct Use {
     connection: u64,
     when: u64,
 }
 
+impl Seen {
+    fn sweep(&mut self, now: u64) {
+        let is_valid = |one: &Use| one.when + LIFE > now;
+        self.owner.retain(|_, one| is_valid(one));
+        self.others.retain(|_, signatures| {
+            signatures.retain(|_, one| is_valid(one));
+            !signatures.is_empty()
+        });
+        self.count_of_others = self.others.values().map(HashMap::len).sum();
+        self.swept = now;
+    }
+}
+
 impl Replays {
-    /// Notes that `connection` brought a signature for a change, at `now` in unix seconds.
+    /// Notes that `connection` brought a signature of `principal` for a change, at `now` in unix seconds.
     ///
     /// # Errors
-    /// [`Refusal::Replayed`] if another connection brought it before.
-    pub(super) fn check(&self, signature: [u8; 32], connection: u64, now: u64) -> Result<(), Refusal> {
-        let mut seen = self.seen.lock();
+    /// [`Refusal::Replayed`] if another connection brought it before, [`Refusal::Busy`] if there are too many.
+    pub(super) fn check(
+        &self,
+        principal: &Principal,
+        signature: [u8; 32],
+        connection: u64,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let seen = &mut *self.seen.lock();
         if seen.swept + SKEW < now {
-            seen.signatures.retain(|_, one| one.when + LIFE > now);
-            seen.swept = now;
+            seen.sweep(now);
         }
-        if let Some(one) = seen.signatures.get(&signature) {
+        let is_owner = *principal == Principal::Root;
+        let (signatures, most) = match is_owner {
+            true => (&mut seen.owner, MOST),
+            false => (seen.others.entry(principal.arn()).or_default(), MOST_EACH),
+        };
+        if let Some(one) = signatures.get(&signature) {
             return if one.connection == connection { Ok(()) } else { Err(Refusal::Replayed) };
         }
-        if seen.signatures.len() >= MOST {
-            return Err(Refusal::Replayed);
+        if signatures.len() >= most || (!is_owner && seen.count_of_others >= MOST) {
+            return Err(Refusal::Busy);
         }
-        seen.signatures.insert(signature, Use { connection, when: now });
+        signatures.insert(signature, Use { connection, when: now });
+        seen.count_of_others += usize::from(!is_owner);
         Ok(())
     }
 }
@@ -61,21 +93,46 @@ mod tests {
     #[test]
     fn a_signature_is_good_on_one_connection_only_for_as_long_as_it_is_valid() {
         let replays = Replays::default();
-        assert_eq!(replays.check([1; 32], 1, 1000), Ok(()));
-        assert_eq!(replays.check([1; 32], 1, 1000), Ok(()));
-        for now in [1000, 1000 + SKEW, 1000 + 2 * SKEW] {
-            assert_eq!(replays.check([1; 32], 2, now), Err(Refusal::Replayed), "{now}");
+        for principal in [Principal::Root, Principal::user("ada")] {
+            let check = |signature, connection, now| replays.check(&principal, signature, connection, now);
+            assert_eq!(check([1; 32], 1, 1000), Ok(()));
+            assert_eq!(check([1; 32], 1, 1000), Ok(()));
+            for now in [1000, 1000 + SKEW, 1000 + 2 * SKEW] {
+                assert_eq!(check([1; 32], 2, now), Err(Refusal::Replayed), "{now}");
+            }
+            assert_eq!(check([2; 32], 2, 1000), Ok(()));
         }
-        assert_eq!(replays.check([2; 32], 2, 1000), Ok(()));
     }
 
     #[test]
     fn signatures_that_have_ended_are_forgotten() {
         let replays = Replays::default();
-        for byte in 0..100 {
-            replays.check([byte; 32], 1, 1000).unwrap();
+        for principal in [Principal::Root, Principal::user("ada")] {
+            for byte in 0..100 {
+                replays.check(&principal, [byte; 32], 1, 1000).unwrap();
+            }
         }
-        replays.check([200; 32], 1, 1000 + 2 * LIFE).unwrap();
-        assert_eq!(replays.seen.lock().signatures.len(), 1);
+        replays.check(&Principal::Root, [200; 32], 1, 1000 + 2 * LIFE).unwrap();
+        let seen = replays.seen.lock();
+        assert_eq!((seen.owner.len(), seen.others.len(), seen.count_of_others), (1, 0, 0));
+    }
+
+    #[test]
+    fn who_makes_too_many_changes_keeps_nobody_else_from_his() {
+        let replays = Replays::default();
+        let signature = |number: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            bytes
+        };
+        let (ada, bob) = (Principal::user("ada"), Principal::user("bob"));
+        for number in 0..MOST_EACH {
+            replays.check(&ada, signature(number), 1, 1000).unwrap();
+        }
+        assert_eq!(replays.check(&ada, signature(MOST_EACH), 1, 1000), Err(Refusal::Busy));
+        for other in [&bob, &Principal::Root] {
+            assert_eq!(replays.check(other, signature(MOST_EACH), 1, 1000), Ok(()));
+        }
+        assert_eq!(replays.check(&ada, signature(MOST_EACH), 1, 1000 + 2 * LIFE), Ok(()));
     }
 }

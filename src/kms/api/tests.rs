@@ -267,6 +267,12 @@ fn a_change_is_not_replayed_on_another_connection() {
     assert_eq!(running.count_keys(), 2);
     let read = Signed::new(&running, "ListKeys", &json!({})).bytes();
     assert!((0..3).all(|_| running.raw(read.as_bytes()).0 == 200));
+    // What changes nothing takes no place among the signatures.
+    for operation in ["Unknown", "Sign", "kmsfs.Nothing"] {
+        let other = Signed::new(&running, operation, &json!({})).bytes();
+        let names: Vec<String> = (0..2).map(|_| name_of(running.raw(other.as_bytes()))).collect();
+        assert!(names[0] == names[1] && names[0] != "ThrottlingException", "{names:?}");
+    }
 }
 
 #[test]

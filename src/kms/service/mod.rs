@@ -79,6 +79,11 @@ impl Service {
         Ok(Self { keystore: Mutex::new(keystore), keys: RwLock::new(keys), due, tokens, log })
     }
 
+    /// Whether the operation of this name changes the keystore.
+    pub fn is_change(operation: &str) -> bool {
+        catalog::find(operation).is_some_and(|entry| matches!(entry.run, Run::Change(_)))
+    }
+
     /// The audit log.
     pub fn log(&self) -> &Log {
         &self.log
