@@ -35,12 +35,21 @@ impl Peer {
     }
 }
 
+/// What a request is signed with.
+#[derive(Debug)]
+pub(super) struct Signed {
+    pub(super) access_key: String,
+    pub(super) signature: [u8; 32],
+    /// When the client says that it signed, in unix seconds.
+    pub(super) time: u64,
+}
+
 /// Who makes a request.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) principal: Principal,
-    /// The access key and the signature, if it is signed.
-    pub(super) signed: Option<(String, [u8; 32])>,
+    /// How it is signed, if it is.
+    pub(super) signed: Option<Signed>,
     pub(super) region: String,
 }
 
@@ -116,9 +125,10 @@ impl Gate {
             }
             (self.principal(&key.principal).ok_or(Refusal::Unrecognized)?, self.keys.access_key_secret(&key.id))
         };
-        authorization.check_scope(service, headers, now)?;
+        let time = authorization.check_scope(service, headers, now)?;
         authorization.verify(secret.as_bytes(), request.method, headers, request.body)?;
-        let signed = (authorization.access_key.to_owned(), authorization.signature);
+        let access_key = authorization.access_key.to_owned();
+        let signed = Signed { access_key, signature: authorization.signature, time };
         Ok(Identity { principal, signed: Some(signed), region: authorization.region.to_owned() })
     }
 

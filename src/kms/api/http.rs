@@ -119,9 +119,9 @@ async fn operate(
     let operation = target.ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?.to_owned();
     let parameters = strict_json::parameters(&body)?;
     if Service::is_change(&operation)
-        && let Some((_, signature)) = &identity.signed
+        && let Some(signed) = &identity.signed
     {
-        let noted = api.gate.replays.check(&identity.principal, *signature, origin.connection, clock::now());
+        let noted = api.gate.replays.check(&identity.principal, signed, origin.connection, clock::now());
         noted.map_err(Refusal::into_kms)?;
     }
     let is_change = changes(&operation);
@@ -133,7 +133,7 @@ async fn operate(
     let work = move |api: &Api| {
         let call = Call {
             principal: &identity.principal,
-            access_key: identity.signed.as_ref().map(|(id, _)| id.as_str()),
+            access_key: identity.signed.as_ref().map(|signed| signed.access_key.as_str()),
             region: &identity.region,
             source: origin.peer.source(),
             via_service: None,

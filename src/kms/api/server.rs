@@ -25,6 +25,7 @@ use super::http::{Api, Origin, respond};
 use super::replay::Replays;
 #[cfg(feature = "aws-lc")]
 use super::tls::{self, Acceptor};
+use crate::kms::clock;
 use crate::kms::service::Service;
 use crate::kms::users::{Principals, Users};
 
@@ -179,7 +180,7 @@ impl Server {
         if let Some(path) = &listen.unix {
             unix.push(Socket::bind(path, 0o666)?);
         }
-        let gate = Gate { principals: Principals::new(users, owner), keys, replays: Replays::default() };
+        let gate = Gate { principals: Principals::new(users, owner), keys, replays: Replays::since(clock::now()) };
         let (stop, _) = watch::channel(false);
         let scheme = if listen.tls.is_some() { "https" } else { "http" };
         // With the port that the system chose if 0 was asked for.

@@ -89,8 +89,9 @@ impl<'a> Authorization<'a> {
         Ok(Self { access_key, date, region, service, terminator, signed_headers, signature: decoded })
     }
 
-    /// Checks scope, date and which headers are signed: all that needs no secret. `now` is in unix seconds.
-    pub(super) fn check_scope(&self, service: &str, headers: &HeaderMap, now: u64) -> Result<(), Refusal> {
+    /// Checks scope, date and which headers are signed: all that needs no secret. `now` is in unix seconds, and so is the
+    /// time of the signature, which is answered.
+    pub(super) fn check_scope(&self, service: &str, headers: &HeaderMap, now: u64) -> Result<u64, Refusal> {
         let refuse = |text: String| Err(Refusal::Invalid(text));
         if !is_region(self.region) {
             return refuse("Credential should be scoped to a valid region.".to_owned());
@@ -120,7 +121,8 @@ impl<'a> Authorization<'a> {
             ));
         }
         check_age(stamp, time, now)?;
-        self.check_signed_headers(headers)
+        self.check_signed_headers(headers)?;
+        Ok(time)
     }
 
     fn check_signed_headers(&self, headers: &HeaderMap) -> Result<(), Refusal> {

@@ -114,7 +114,8 @@ impl Signed {
             access_key: text("AccessKeyId"),
             secret: text("SecretAccessKey"),
             token: None,
-            time: now(),
+            // A change is to be signed after the second in which the server began.
+            time: now() + 1,
             region: "us-east-1",
             operation: operation.to_owned(),
             body: body.to_string(),
@@ -273,6 +274,15 @@ fn a_change_is_not_replayed_on_another_connection() {
         let names: Vec<String> = (0..2).map(|_| name_of(running.raw(other.as_bytes()))).collect();
         assert!(names[0] == names[1] && names[0] != "ThrottlingException", "{names:?}");
     }
+}
+
+#[test]
+fn a_change_that_was_signed_before_the_server_began_is_refused_and_what_only_looks_is_not() {
+    let running = Running::start();
+    let before = |operation: &str| Signed { time: now() - 60, ..Signed::new(&running, operation, &json!({})) };
+    assert_eq!(name_of(running.raw(before("CreateKey").bytes().as_bytes())), "ThrottlingException");
+    assert_eq!(running.count_keys(), 0);
+    assert_eq!(running.raw(before("ListKeys").bytes().as_bytes()).0, 200);
 }
 
 #[test]
