@@ -1,7 +1,6 @@
 //! One request: from its HTTP to the operation, and from what that answers to HTTP (AWS JSON 1.1; query for STS).
 
 use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +9,12 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
+use super::pace::Paces;
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
@@ -35,6 +35,7 @@ const MAX_USER_AGENT: usize = 256;
 pub(super) struct Api {
     pub(super) service: Arc<Service>,
     pub(super) gate: Gate,
+    pub(super) paces: Paces,
     /// The URL on TCP, and the socket for all users.
     pub(super) places: (Option<String>, Option<PathBuf>),
 }
@@ -54,15 +55,8 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
     let request_id = Uuid::new_v4();
     let (parts, body) = request.into_parts();
     let is_form = single(&parts.headers, &CONTENT_TYPE).is_some_and(|value| value.starts_with(FORM));
-    let refuse = |refusal: Refusal| {
-        if is_form {
-            xml(sts::refuse(refusal, request_id), request_id)
-        } else {
-            json_error(&refusal.into_kms(), request_id)
-        }
-    };
     if let Err(refusal) = check_browser(origin.peer, &parts.headers) {
-        return Ok(refuse(refusal));
+        return Ok(refuse(is_form, refusal, request_id));
     }
     let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     let body = match collected {
@@ -78,17 +72,39 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
         || parts.uri.query().is_some()
         || parts.uri.host().is_some()
     {
-        return Ok(refuse(Refusal::Unsigned));
+        return Ok(refuse(is_form, Refusal::Unsigned, request_id));
     }
-    let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
-    Ok(match identity {
-        Err(refusal) => refuse(refusal),
-        Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
-        Ok(identity) => match operate(api, origin, (parts, body), identity, request_id).await {
-            Ok(value) => json_answer(StatusCode::OK, &value, request_id),
-            Err(error) => json_error(&error, request_id),
-        },
-    })
+    let place = api.paces.enter(operation(&parts.headers).unwrap_or_default()).await;
+    // To name a user may ask another machine, and every operation may have to wait for the keystore or the audit log.
+    let work = move || {
+        let _place = place;
+        let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
+        match identity {
+            Err(refusal) => refuse(is_form, refusal, request_id),
+            Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
+            Ok(identity) => match operate(&api, origin, (&parts, &body), &identity, request_id) {
+                Ok(value) => json_answer(StatusCode::OK, &value, request_id),
+                Err(error) => json_error(&error, request_id),
+            },
+        }
+    };
+    Ok(tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        log::error!("request {request_id} gave up: {error}");
+        json_error(&ApiError::new(Code::KmsInternal, ""), request_id)
+    }))
+}
+
+fn refuse(is_form: bool, refusal: Refusal, request_id: Uuid) -> Answer {
+    if is_form {
+        xml(sts::refuse(refusal, request_id), request_id)
+    } else {
+        json_error(&refusal.into_kms(), request_id)
+    }
+}
+
+/// The name of the operation that a request asks for.
+fn operation(headers: &HeaderMap) -> Option<&str> {
+    single(headers, &TARGET)?.strip_prefix(TARGET_PREFIX)
 }
 
 impl Api {
@@ -98,74 +114,38 @@ impl Api {
             self.service.keys().access_key(id).map(|key| AccessKey::clone(key))
         })
     }
-
-    fn call(&self, call: &Call<'_>, operation: &str, parameters: Value) -> Result<Value, ApiError> {
-        let called = catch_unwind(AssertUnwindSafe(|| self.service.call(call, operation, parameters)));
-        called.unwrap_or_else(|_| {
-            log::error!("{operation} gave up; request {}", call.request_id);
-            Err(ApiError::new(Code::KmsInternal, ""))
-        })
-    }
 }
 
-async fn operate(
-    api: Arc<Api>,
+fn operate(
+    api: &Api,
     origin: Origin,
-    (parts, body): (Parts, Bytes),
-    identity: Identity,
+    (parts, body): (&Parts, &[u8]),
+    identity: &Identity,
     request_id: Uuid,
 ) -> Result<Value, ApiError> {
-    let target = single(&parts.headers, &TARGET).and_then(|target| target.strip_prefix(TARGET_PREFIX));
-    let operation = target.ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?.to_owned();
-    let parameters = strict_json::parameters(&body)?;
-    if Service::is_change(&operation)
+    let operation = operation(&parts.headers).ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?;
+    let parameters = strict_json::parameters(body)?;
+    if Service::is_change(operation)
         && let Some(signed) = &identity.signed
     {
         let noted = api.gate.replays.check(&identity.principal, signed, origin.connection, clock::now());
         noted.map_err(Refusal::into_kms)?;
     }
-    let is_change = changes(&operation);
-    if let Some(answer) = local::answer(&api, origin.peer, &identity, (&operation, &parameters)) {
+    if let Some(answer) = local::answer(api, origin.peer, identity, (operation, &parameters)) {
         return answer;
     }
     let user_agent = single(&parts.headers, &USER_AGENT).unwrap_or_default();
     let user_agent: String = user_agent.chars().take(MAX_USER_AGENT).collect();
-    let work = move |api: &Api| {
-        let call = Call {
-            principal: &identity.principal,
-            access_key: identity.signed.as_ref().map(|signed| signed.access_key.as_str()),
-            region: &identity.region,
-            source: origin.peer.source(),
-            via_service: None,
-            user_agent: &user_agent,
-            request_id,
-        };
-        api.call(&call, &operation, parameters)
+    let call = Call {
+        principal: &identity.principal,
+        access_key: identity.signed.as_ref().map(|signed| signed.access_key.as_str()),
+        region: &identity.region,
+        source: origin.peer.source(),
+        via_service: None,
+        user_agent: &user_agent,
+        request_id,
     };
-    if !is_change {
-        return work(&api);
-    }
-    let done = tokio::task::spawn_blocking(move || work(&api)).await;
-    done.unwrap_or_else(|_| Err(ApiError::new(Code::KmsInternal, "")))
-}
-
-/// Whether an operation changes something, waits for the disk, or may take long. All others only read, or compute for some
-/// microseconds.
-fn changes(operation: &str) -> bool {
-    const QUICK: &[&str] = &[
-        "Decrypt",
-        "Describe",
-        "Encrypt",
-        "GenerateDataKey",
-        "GenerateRandom",
-        "Get",
-        "List",
-        "ReEncrypt",
-        "Sign",
-        "Verify",
-    ];
-    let operation = operation.strip_prefix("kmsfs.").unwrap_or(operation);
-    operation.starts_with("GenerateDataKeyPair") || !QUICK.iter().any(|quick| operation.starts_with(quick))
+    api.service.call(&call, operation, parameters)
 }
 
 fn json_answer(status: StatusCode, value: &Value, request_id: Uuid) -> Answer {
@@ -205,31 +185,4 @@ fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>, request
     let id = HeaderValue::from_str(&request_id.to_string()).expect("a uuid is plain text");
     headers.insert(REQUEST_ID, id);
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operations_that_change_something_are_told_from_those_that_do_not() {
-        for operation in [
-            "CreateKey",
-            "PutKeyPolicy",
-            "RetireGrant",
-            "TagResource",
-            "EnableKey",
-            "RotateKeyOnDemand",
-            "kmsfs.CreateAccessKey",
-            "kmsfs.DeleteAccessKey",
-            "Unknown",
-        ] {
-            assert!(changes(operation), "{operation}");
-        }
-        for operation in
-            ["Decrypt", "GenerateDataKeyWithoutPlaintext", "ListGrants", "GetPublicKey", "DescribeKey", "ReEncrypt"]
-        {
-            assert!(!changes(operation), "{operation}");
-        }
-    }
 }

@@ -10,7 +10,7 @@
 //! - no input ends the process, and a panic costs the request that it happened in;
 //! - plain TCP stays on loopback, and is deaf to browsers.
 //!
-//! The only place with async code: an answer is computed by plain functions.
+//! The only place with async code: an answer is computed by plain functions, each in a thread that may wait.
 
 mod client;
 mod credentials;
@@ -18,6 +18,7 @@ mod gate;
 mod http;
 mod json;
 mod local;
+mod pace;
 mod refusal;
 mod replay;
 mod server;

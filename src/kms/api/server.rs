@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use super::credentials::CredentialKeys;
 use super::gate::{Gate, Peer};
 use super::http::{Api, Origin, respond};
+use super::pace::{self, Paces};
 use super::replay::Replays;
 #[cfg(feature = "aws-lc")]
 use super::tls::{self, Acceptor};
@@ -187,7 +188,7 @@ impl Server {
         let address = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let url = address.map(|address| format!("{scheme}://{address}"));
         let places = (url, listen.unix.clone());
-        Ok(Self { api: Arc::new(Api { service, gate, places }), unix, tcp, stop: Stop(stop) })
+        Ok(Self { api: Arc::new(Api { service, gate, paces: Paces::default(), places }), unix, tcp, stop: Stop(stop) })
     }
 
     /// The URL on TCP, if it listens there.
@@ -200,15 +201,15 @@ impl Server {
         self.stop.clone()
     }
 
-    /// Answers requests until it is stopped; then those that have begun have ten seconds. `threads` compute answers, more
-    /// wait for the disk.
+    /// Answers requests until it is stopped; then those that have begun have ten seconds. `threads` read requests and write
+    /// answers, others compute them.
     ///
     /// # Errors
     /// If the threads or sockets cannot be used.
     pub fn run(self, threads: usize) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
-            .max_blocking_threads(16)
+            .max_blocking_threads(pace::THREADS)
             .thread_name("kms-api")
             .enable_all()
             .build()?;

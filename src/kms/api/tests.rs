@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use crate::kms::clock::now;
 use crate::kms::recovery::RecoveryKey;
 use crate::kms::service::Service;
 use crate::kms::users::tests::Known;
-use crate::kms::{Keystore, UnlockSecret};
+use crate::kms::{Keystore, LocalUser, UnlockSecret, Users};
 
 struct Running {
     dir: tempfile::TempDir,
@@ -30,6 +31,10 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::start_with(Box::new(Known))
+    }
+
+    fn start_with(users: Box<dyn Users>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = UnlockSecret::RecoveryKey(RecoveryKey::generate());
         let (keystore, _) = Keystore::create(&dir.path().join("keystore"), &[secret], 1).unwrap();
@@ -37,7 +42,7 @@ impl Running {
         let service = Arc::new(Service::new(keystore, Options::default()).unwrap());
         let socket = dir.path().join("socket");
         let listen = Listen { unix: Some(socket.clone()), tcp: Some("127.0.0.1:0".parse().unwrap()), tls: None };
-        let server = Server::bind(&at, &listen, service, keys, Box::new(Known)).unwrap();
+        let server = Server::bind(&at, &listen, service, keys, users).unwrap();
         let address = server.url().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
         let stop = server.stopper();
         let thread = Some(std::thread::spawn(move || server.run(2).unwrap()));
@@ -409,6 +414,63 @@ fn a_thousand_clients_are_answered_and_idle_ones_do_not_keep_the_owner_out() {
     drop(idle);
     let request = Signed::new(&running, "ListKeys", &json!({}));
     assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
+}
+
+/// Users of whom one takes long to be found: until somebody opens, but ten seconds at most.
+#[derive(Clone, Default)]
+struct Slow(Arc<SlowState>);
+
+#[derive(Default)]
+struct SlowState {
+    waiting: AtomicUsize,
+    is_open: AtomicBool,
+    gave_up: AtomicBool,
+}
+
+impl Users for Slow {
+    fn by_uid(&self, uid: u32) -> Option<LocalUser> {
+        Known.by_uid(uid)
+    }
+
+    fn by_name(&self, name: &str) -> Option<LocalUser> {
+        if name.starts_with("slow") {
+            self.0.waiting.fetch_add(1, Ordering::SeqCst);
+            let start = Instant::now();
+            while !self.0.is_open.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.0.gave_up.fetch_or(!self.0.is_open.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+        Known.by_name(name)
+    }
+}
+
+#[test]
+fn a_user_whose_name_takes_long_to_be_found_keeps_nobody_else_waiting() {
+    let slow = Slow::default();
+    let running = Running::start_with(Box::new(slow.clone()));
+    let requests: Vec<Signed> = (0..4)
+        .map(|number| {
+            let made = running.local("kmsfs.CreateAccessKey", json!({ "UserName": format!("slow{number}") }));
+            let text = |name: &str| made["AccessKey"][name].as_str().unwrap().to_owned();
+            Signed {
+                access_key: text("AccessKeyId"),
+                secret: text("SecretAccessKey"),
+                ..Signed::new(&running, "GenerateRandom", &json!({ "NumberOfBytes": 8 }))
+            }
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for request in &requests {
+            scope.spawn(|| assert_eq!(running.raw(request.bytes().as_bytes()).0, 200));
+        }
+        while slow.0.waiting.load(Ordering::SeqCst) < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(running.count_keys(), 0);
+        slow.0.is_open.store(true, Ordering::SeqCst);
+    });
+    assert!(!slow.0.gave_up.load(Ordering::SeqCst), "the owner had to wait");
 }
 
 #[test]
