@@ -16,6 +16,8 @@ use super::key_record::CmkRecord;
 use super::{AccessKey, Grant, InvalidCiphertext, KeyId, KmsError};
 use crate::crypto::{Secret, random};
 
+const MINUTE: u64 = 60;
+
 /// Prefix of every alias.
 pub const ALIAS_PREFIX: &str = "alias/";
 
@@ -282,14 +284,17 @@ impl KeySet {
         before - self.all_grants().count()
     }
 
-    /// When something happens by itself next, in unix seconds: a rotation or a deletion.
+    /// When something happens by itself next, in unix seconds: a rotation, a deletion, or grants that have ended go, all
+    /// those of a minute together.
     pub fn next_event(&self) -> Option<u64> {
         let of_key = |cmk: &Arc<Cmk>| match cmk.state {
             KeyState::Enabled => cmk.next_rotation(),
             KeyState::PendingDeletion { deletion_date } => Some(deletion_date),
             KeyState::Disabled => None,
         };
-        self.keys.values().filter_map(of_key).min()
+        let ends = self.all_grants().filter_map(|grant| grant.expires);
+        let dropped = ends.map(|end| end.checked_next_multiple_of(MINUTE).unwrap_or(u64::MAX));
+        self.keys.values().filter_map(of_key).chain(dropped).min()
     }
 
     /// Takes an alias away.

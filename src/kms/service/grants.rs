@@ -140,7 +140,8 @@ pub(super) fn create(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
     check_proposal(&wanted.proposal(), found.cmk.spec.name(), asked.now)?;
     let issuer = asked.call.principal.arn();
     let again = asked.keys.grants(&found.cmk.id).find(|grant| wanted.is_again(grant, &issuer)).cloned();
-    if again.is_none() && asked.keys.grants(&found.cmk.id).count() >= MAX_GRANTS {
+    let live = asked.keys.grants(&found.cmk.id).filter(|grant| !grant.is_expired(asked.now));
+    if again.is_none() && live.count() >= MAX_GRANTS {
         let message = format!("A key can have at most {MAX_GRANTS} grants: {}", found.arn);
         return Err(ApiError::new(Code::LimitExceeded, message));
     }

@@ -127,6 +127,22 @@ fn a_grant_ends_by_itself_by_retirement_and_by_revocation() {
 }
 
 #[test]
+fn grants_that_have_ended_take_no_room_in_a_keystore_that_stays_open() {
+    let fixture = Fixture::new();
+    let (id, now) = (fixture.key(), crate::kms::clock::now());
+    for seconds in [100, 101, 1000] {
+        let ending = json!({ "KeyId": id, "GranteePrincipal": ADA, "Operations": ["Decrypt"], "Expires": now + seconds });
+        fixture.ok("CreateGrant", ending);
+    }
+    advance(161);
+    fixture.ok("GenerateRandom", json!({ "NumberOfBytes": 1 }));
+    assert_eq!(fixture.service.keys().all_grants().count(), 1);
+    advance(900);
+    fixture.ok("GenerateRandom", json!({ "NumberOfBytes": 1 }));
+    assert_eq!(fixture.service.keys().all_grants().count(), 0);
+}
+
+#[test]
 fn who_may_grant_by_a_grant_passes_on_a_part_of_it_and_a_cascade_takes_all_back() {
     let fixture = Fixture::new();
     let id = fixture.key();
