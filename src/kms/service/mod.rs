@@ -53,6 +53,9 @@ use params::Params;
 /// The alias of the key that kmsfs looks after itself.
 pub const SERVICE_ALIAS: &str = "alias/svc/kmsfs";
 
+/// How long what is due and could not be done is left, in seconds.
+const RETRY: u64 = 60;
+
 /// The KMS of a keystore that this process has open. Any number of threads may call it: the data plane works on a snapshot
 /// of the keys, changes are made one after the other.
 pub struct Service {
@@ -152,9 +155,7 @@ impl Service {
         trace: &mut Trace,
     ) -> Result<Value, ApiError> {
         let params = Params::of(params)?;
-        if self.due.load(Ordering::Acquire) <= now {
-            self.catch_up();
-        }
+        self.catch_up(now);
         if names_service_key(entry, &params) {
             self.make_service_key()?;
         }
@@ -173,14 +174,24 @@ impl Service {
         answer
     }
 
-    /// Does what is due: rotations, and deletions whose date has passed.
-    fn catch_up(&self) {
-        self.with_keystore(|keystore| {
+    /// Does what is due: rotations, and deletions whose date has passed. One request does, and the others go on. What
+    /// cannot be done now, on a full disk, is tried again after a while.
+    fn catch_up(&self, now: u64) {
+        let (due, later) = (self.due.load(Ordering::Acquire), now.saturating_add(RETRY));
+        if due > now || self.due.compare_exchange(due, later, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return;
+        }
+        let (deleted, rotated) = self.with_keystore(|keystore| {
             let before = (keystore.deleted().len(), keystore.rotated().len());
             keystore.catch_up();
-            record_own(&self.log, "DeleteKey", &keystore.deleted()[before.0..]);
-            record_own(&self.log, "RotateKey", &keystore.rotated()[before.1..]);
+            (keystore.deleted()[before.0..].to_vec(), keystore.rotated()[before.1..].to_vec())
         });
+        // If there is still something due, it could not be done.
+        let put_off = |due| (due <= now).then_some(later);
+        let _ = self.due.fetch_update(Ordering::AcqRel, Ordering::Acquire, put_off);
+        // With the keystore free again: the log may keep one waiting.
+        record_own(&self.log, "DeleteKey", &deleted);
+        record_own(&self.log, "RotateKey", &rotated);
     }
 
     /// Makes the service managed key, if there is none: it is made when somebody first uses it.
@@ -188,9 +199,9 @@ impl Service {
         if self.keys().alias(SERVICE_ALIAS).is_some() {
             return Ok(());
         }
-        self.with_keystore(|keystore| {
+        let made = self.with_keystore(|keystore| {
             if keystore.keys().alias(SERVICE_ALIAS).is_some() {
-                return Ok(());
+                return Ok(None);
             }
             let description = "Protects what kmsfs itself keeps when no other key is named";
             let new = NewKey {
@@ -199,10 +210,10 @@ impl Service {
                 alias: Some(SERVICE_ALIAS),
                 ..NewKey::described(description)
             };
-            let id = keystore.create_cmk(new).map_err(ApiError::from)?;
-            record_own(&self.log, "CreateKey", &[id]);
-            Ok(())
-        })
+            keystore.create_cmk(new).map(Some).map_err(ApiError::from)
+        })?;
+        record_own(&self.log, "CreateKey", made.as_slice());
+        Ok(())
     }
 }
 

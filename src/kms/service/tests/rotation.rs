@@ -103,6 +103,26 @@ fn a_rotation_that_is_due_is_made_by_whoever_opens_the_keystore() {
 }
 
 #[test]
+fn a_rotation_that_cannot_be_made_is_tried_once_a_minute_and_keeps_no_request_waiting() {
+    let fixture = Fixture::new();
+    let id = fixture.key();
+    fixture.ok("EnableKeyRotation", json!({ "KeyId": id, "RotationPeriodInDays": 90 }));
+    // The next bundle cannot be written.
+    let obstacle = fixture.home.path().join("ks/keystore.bundle.tmp");
+    std::fs::create_dir_all(obstacle.join("full")).unwrap();
+    advance(91 * DAY);
+    for _ in 0..3 {
+        assert_eq!(rotations(&fixture, &id, "ROTATIONS_ONLY").len(), 0);
+        let due = fixture.service.due.load(Ordering::Relaxed);
+        assert!(due > crate::kms::clock::now(), "{due}");
+    }
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    assert_eq!(rotations(&fixture, &id, "ROTATIONS_ONLY").len(), 0);
+    advance(61);
+    assert_eq!(rotations(&fixture, &id, "ROTATIONS_ONLY").len(), 1);
+}
+
+#[test]
 fn a_disabled_key_is_rotated_once_it_is_enabled_again() {
     let fixture = Fixture::new();
     let id = fixture.key();
