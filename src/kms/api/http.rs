@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -41,11 +42,13 @@ pub(super) struct Api {
 }
 
 /// The connection that a request came over.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Origin {
     /// One more at every connection.
     pub(super) connection: u64,
     pub(super) peer: Peer,
+    /// Whether somebody is behind a request that came over it.
+    pub(super) is_known: Arc<AtomicBool>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -79,10 +82,11 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
     let work = move || {
         let _place = place;
         let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
+        origin.is_known.fetch_or(identity.is_ok(), Ordering::Relaxed);
         match identity {
             Err(refusal) => refuse(is_form, refusal, request_id),
             Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
-            Ok(identity) => match operate(&api, origin, (&parts, &body), &identity, request_id) {
+            Ok(identity) => match operate(&api, &origin, (&parts, &body), &identity, request_id) {
                 Ok(value) => json_answer(StatusCode::OK, &value, request_id),
                 Err(error) => json_error(&error, request_id),
             },
@@ -118,7 +122,7 @@ impl Api {
 
 fn operate(
     api: &Api,
-    origin: Origin,
+    origin: &Origin,
     (parts, body): (&Parts, &[u8]),
     identity: &Identity,
     request_id: Uuid,

@@ -15,6 +15,7 @@
 mod client;
 mod credentials;
 mod gate;
+mod guests;
 mod http;
 mod json;
 mod local;

@@ -17,10 +17,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::credentials::CredentialKeys;
 use super::gate::{Gate, Peer};
+use super::guests::{Guests, Seat};
 use super::http::{Api, Origin, respond};
 use super::pace::{self, Paces};
 use super::replay::Replays;
@@ -39,6 +40,8 @@ const MAX_HEADERS: usize = 64;
 const MAX_HEAD: usize = 32 * 1024;
 /// For the head of the next request, and so for an idle connection too.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// For the first request of a connection, until it is known who makes it.
+const FIRST_TIME: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// After this a connection is closed between two requests, whatever it does.
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// For requests that have begun, when the server stops or a connection has lived long enough.
@@ -227,6 +230,7 @@ impl Server {
             api: Arc::clone(&api),
             next: Arc::clone(&next),
             limit: Arc::clone(limit),
+            guests: Arc::default(),
             stop: stop.0.subscribe(),
         };
         let mut listening = Vec::new();
@@ -280,7 +284,17 @@ struct Hall {
     api: Arc<Api>,
     next: Arc<AtomicU64>,
     limit: Arc<Semaphore>,
+    guests: Arc<Guests>,
     stop: watch::Receiver<bool>,
+}
+
+/// A connection that is being answered.
+struct Visit {
+    origin: Origin,
+    api: Arc<Api>,
+    stop: watch::Receiver<bool>,
+    // Given back when it ends.
+    _places: (OwnedSemaphorePermit, Seat),
 }
 
 /// Waits for a free place, then for a connection; `None` when the server stops.
@@ -317,11 +331,8 @@ async fn accept_unix(listener: UnixListener, mut hall: Hall) {
         };
         let Ok(credentials) = stream.peer_cred() else { continue };
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-        let (origin, api, stop) = hall.greet(Peer::Process { uid: credentials.uid(), pid });
-        tokio::spawn(async move {
-            converse(TokioIo::new(stream), api, origin, stop).await;
-            drop(permit);
-        });
+        let Some(visit) = hall.greet(Peer::Process { uid: credentials.uid(), pid }, permit) else { continue };
+        tokio::spawn(converse(TokioIo::new(stream), visit));
     }
 }
 
@@ -337,23 +348,19 @@ async fn accept_tcp(listener: TcpListener, kind: Tcp, mut hall: Hall) {
         };
         // Answers are short and must not wait for more.
         let _ = stream.set_nodelay(true);
+        let with_tls = !matches!(kind, Tcp::Plain);
+        let Some(visit) = hall.greet(Peer::Network { address: address.ip(), with_tls }, permit) else { continue };
         match kind.clone() {
             Tcp::Plain => {
-                let (origin, api, stop) = hall.greet(Peer::Network { address: address.ip(), with_tls: false });
-                tokio::spawn(async move {
-                    converse(TokioIo::new(stream), api, origin, stop).await;
-                    drop(permit);
-                });
+                tokio::spawn(converse(TokioIo::new(stream), visit));
             }
             #[cfg(feature = "aws-lc")]
             Tcp::Tls(acceptor) => {
-                let (origin, api, stop) = hall.greet(Peer::Network { address: address.ip(), with_tls: true });
                 tokio::spawn(async move {
                     let shaken = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = shaken {
-                        converse(TokioIo::new(stream), api, origin, stop).await;
+                        converse(TokioIo::new(stream), visit).await;
                     }
-                    drop(permit);
                 });
             }
         }
@@ -361,18 +368,23 @@ async fn accept_tcp(listener: TcpListener, kind: Tcp, mut hall: Hall) {
 }
 
 impl Hall {
-    fn greet(&self, peer: Peer) -> (Origin, Arc<Api>, watch::Receiver<bool>) {
+    /// Lets a connection in; `None` if its peer has too many.
+    fn greet(&self, peer: Peer, permit: OwnedSemaphorePermit) -> Option<Visit> {
+        let seat = self.guests.seat(peer)?;
         let connection = self.next.fetch_add(1, Ordering::Relaxed);
-        (Origin { connection, peer }, Arc::clone(&self.api), self.stop.clone())
+        let origin = Origin { connection, peer, is_known: Arc::default() };
+        Some(Visit { origin, api: Arc::clone(&self.api), stop: self.stop.clone(), _places: (permit, seat) })
     }
 }
 
 /// Answers the requests of one connection, until it or the server ends.
-async fn converse<S>(stream: S, api: Arc<Api>, origin: Origin, mut stop: watch::Receiver<bool>)
+async fn converse<S>(stream: S, visit: Visit)
 where
     S: Read + Write + Unpin + Send + 'static,
 {
-    let answer = service_fn(move |request| respond(Arc::clone(&api), origin, request));
+    let Visit { origin, api, mut stop, _places } = visit;
+    let is_known = Arc::clone(&origin.is_known);
+    let answer = service_fn(move |request| respond(Arc::clone(&api), origin.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
@@ -380,10 +392,16 @@ where
         .max_buf_size(MAX_HEAD)
         .serve_connection(stream, answer);
     let mut connection = pin!(connection);
+    let end_of_time = async {
+        tokio::time::sleep(FIRST_TIME).await;
+        if is_known.load(Ordering::Relaxed) {
+            tokio::time::sleep(LIFETIME).await;
+        }
+    };
     tokio::select! {
         // What a client did wrong was answered; that it went away is its own affair.
         _ = connection.as_mut() => return,
-        _ = tokio::time::sleep(LIFETIME) => {}
+        () = end_of_time => {}
         _ = stop.wait_for(|is_stopped| *is_stopped) => {}
     }
     connection.as_mut().graceful_shutdown();

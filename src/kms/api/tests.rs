@@ -416,6 +416,44 @@ fn a_thousand_clients_are_answered_and_idle_ones_do_not_keep_the_owner_out() {
     assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
 }
 
+fn list_keys() -> &'static str {
+    "POST / HTTP/1.1\r\nhost: localhost\r\nx-amz-target: TrentService.ListKeys\r\ncontent-length: 2\r\n\r\n{}"
+}
+
+#[test]
+fn one_user_does_not_take_all_places_of_a_socket() {
+    let running = Running::start();
+    let open = || UnixStream::connect(&running.socket).unwrap();
+    let mut held: Vec<UnixStream> = (0..super::guests::MOST_EACH).map(|_| open()).collect();
+    for stream in &mut held {
+        assert_eq!(talk(stream, list_keys().as_bytes()).0, 200);
+    }
+    assert_eq!(talk(open(), list_keys().as_bytes()).0, 0, "one more is hung up on");
+    let owner = UnixStream::connect(running.dir.path().join("keystore/socket")).unwrap();
+    assert_eq!(talk(owner, list_keys().as_bytes()).0, 200);
+    drop(held);
+    let start = Instant::now();
+    while talk(open(), list_keys().as_bytes()).0 != 200 {
+        assert!(start.elapsed() < Duration::from_secs(20), "the places do not come back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_connection_over_which_nobody_makes_himself_known_is_closed_soon() {
+    let running = Running::start();
+    let mut known = UnixStream::connect(&running.socket).unwrap();
+    assert_eq!(talk(&mut known, list_keys().as_bytes()).0, 200);
+    let silent = TcpStream::connect(running.address).unwrap();
+    let mut unsigned = TcpStream::connect(running.address).unwrap();
+    assert_eq!(name_of(talk(&mut unsigned, list_keys().as_bytes())), "MissingAuthenticationTokenException");
+    for mut stream in [silent, unsigned] {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        assert!(matches!(read_to_close(&mut stream), Ok(0)));
+    }
+    assert_eq!(talk(&mut known, list_keys().as_bytes()).0, 200);
+}
+
 /// Users of whom one takes long to be found: until somebody opens, but ten seconds at most.
 #[derive(Clone, Default)]
 struct Slow(Arc<SlowState>);
