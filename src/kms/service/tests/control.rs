@@ -308,6 +308,8 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
     assert_eq!((&denied["errorCode"], &denied["userIdentity"]["userName"]), (&json!("AccessDenied"), &json!("eve")));
     let usage = fixture.ok("GetKeyLastUsage", json!({ "KeyId": id }));
     assert_eq!(usage["KeyLastUsage"]["Operation"], "GenerateDataKey");
+    fixture.ok("CreateAlias", json!({ "AliasName": "alias/used", "TargetKeyId": id }));
+    assert_eq!(fixture.ok("GetKeyLastUsage", json!({ "KeyId": "alias/used" })), usage);
     let unused = fixture.ok("GetKeyLastUsage", json!({ "KeyId": fixture.key() }));
     assert_eq!(unused["KeyLastUsage"], json!({}));
 }
