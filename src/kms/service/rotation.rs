@@ -31,13 +31,13 @@ pub(super) fn enable(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
     let (key, period) = (params.key_id(), params.number("RotationPeriodInDays", 90, 2560));
     params.check()?;
     let found = asked.find(key, Naming::Key)?;
-    let conditions =
-        found.conditions(asked).with_some(Key::RotationPeriodInDays, period.map(|period| period.to_string()));
+    let known = found.cmk.rotation;
+    let period_days = period.or(known.map(|rotation| rotation.period_days)).unwrap_or(DEFAULT_PERIOD);
+    // The period that will be in force: a condition is not evaded by leaving it out.
+    let conditions = found.conditions(asked).with(Key::RotationPeriodInDays, period_days.to_string());
     asked.authorize(&found, "kms:EnableKeyRotation", &conditions)?;
     asked.require(&found, asked.entry.needs)?;
     require_symmetric(&found)?;
-    let known = found.cmk.rotation;
-    let period_days = period.or(known.map(|rotation| rotation.period_days)).unwrap_or(DEFAULT_PERIOD);
     // The same period again does not begin anew.
     if known.is_none_or(|known| known.period_days != period_days) {
         let rotation = AutomaticRotation { enabled: asked.now, period_days };

@@ -88,6 +88,20 @@ fn automatic_rotation_keeps_to_its_schedule_and_catches_up_with_one_rotation() {
 }
 
 #[test]
+fn a_condition_on_the_period_sees_the_one_that_will_be_in_force() {
+    let fixture = Fixture::new();
+    let policy = json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*" },
+        { "Effect": "Deny", "Principal": "*", "Action": "kms:EnableKeyRotation", "Resource": "*",
+          "Condition": { "NumericGreaterThan": { "kms:RotationPeriodInDays": "180" } } },
+    ] });
+    let id = fixture.key_with(json!({ "Policy": policy.to_string() }));
+    assert_eq!(fixture.refused("EnableKeyRotation", json!({ "KeyId": id })).0, Code::AccessDenied);
+    fixture.ok("EnableKeyRotation", json!({ "KeyId": id, "RotationPeriodInDays": 180 }));
+    fixture.ok("EnableKeyRotation", json!({ "KeyId": id }));
+}
+
+#[test]
 fn a_rotation_that_is_due_is_made_by_whoever_opens_the_keystore() {
     let fixture = Fixture::new();
     let id = fixture.key();
