@@ -128,11 +128,11 @@ pub(super) fn list(asked: &mut Asked<'_>, params: &Params<'_>) -> Answer {
     let page = Page::of(params, asked.entry.name, (50, 100))?;
     let key = params.text("KeyId", &KEY_ID);
     params.check()?;
+    asked.require_root("kms:ListAliases")?;
     let only: Option<KeyId> = match key {
         Some(name) => Some(asked.find(name, Naming::Key)?.cmk.id.clone()),
         None => None,
     };
-    asked.require_root("kms:ListAliases")?;
     let wanted = asked.keys.alias_entries().filter(|(_, alias)| only.as_ref().is_none_or(|id| alias.target == *id));
     let items = wanted.map(|(name, alias)| (name.to_owned(), entry(asked, name, alias)));
     Ok(page.answer("Aliases", items))

@@ -4,7 +4,8 @@
 //! and terminals.
 //!
 //! Invariants:
-//! - every operation is authorised for the calling principal before anything else about the key is told;
+//! - every operation is authorised for the calling principal before anything is told about what it names, but that it is not
+//!   there: who names a key, an alias or a grant learns that, as from AWS, and who brings a ciphertext learns not even that;
 //! - every use of a key, allowed or denied, is handed to the audit log;
 //! - a change is durable before it is answered, and what follows it sees it;
 //! - an error carries AWS's name and AWS's words; what the wire must not say is in its detail, for the owner's log.

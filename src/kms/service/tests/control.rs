@@ -222,6 +222,8 @@ fn a_policy_decides_at_once_and_stays_as_it_was_written() {
     for operation in ["CreateKey", "ListKeys", "ListAliases"] {
         assert_eq!(fixture.call_as(&ada, operation, json!({})).unwrap_err().code, Code::AccessDenied, "{operation}");
     }
+    let absent = json!({ "KeyId": "00000000-0000-0000-0000-000000000000" });
+    assert_eq!(fixture.call_as(&ada, "ListAliases", absent).unwrap_err().code, Code::AccessDenied);
     fixture.call_as(&ada, "GenerateRandom", json!({ "NumberOfBytes": 8 })).unwrap();
     let other = json!({ "KeyId": id, "PolicyName": "other", "Policy": policy });
     assert_eq!(fixture.refused("PutKeyPolicy", other), (Code::NotFound, "No such policy exists".to_owned()));
