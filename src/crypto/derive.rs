@@ -33,7 +33,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::aead::{GcmKey, Nonce, hkdf_expand};
 use super::siv::{SivKey, SivProbe};
@@ -199,10 +199,12 @@ pub fn sigv4_key(secret: &[u8], date: &str, region: &str, service: &str) -> Secr
     let prefixed = Zeroizing::new([b"AWS4", secret].concat());
     let mut mac = Hmac::<Sha256>::new_from_slice(&prefixed).expect("HMAC takes keys of any length");
     mac.update(date.as_bytes());
-    let by_date = Secret::build(|out| out.copy_from_slice(&mac.finalize().into_bytes()));
+    let mut first = mac.finalize().into_bytes();
+    let by_date = Secret::build(|out| out.copy_from_slice(&first));
+    first.as_mut_slice().zeroize();
     [region, service, "aws4_request"].iter().fold(by_date, |key, part| {
-        let next = hmac(&key, &[part.as_bytes()]);
-        Secret::build(|out| out.copy_from_slice(&next))
+        let next = Zeroizing::new(hmac(&key, &[part.as_bytes()]));
+        Secret::build(|out| out.copy_from_slice(&*next))
     })
 }
 
