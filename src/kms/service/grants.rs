@@ -1,5 +1,6 @@
 //! CreateGrant, ListGrants, ListRetirableGrants, RetireGrant, RevokeGrant.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
@@ -298,11 +299,17 @@ pub(super) fn revoke(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
 
 /// A grant and all that were made by it, and by those.
 fn with_descendants(keys: &KeySet, key: &KeyId, id: &str) -> Vec<String> {
+    let mut children: HashMap<&str, Vec<&str>> = HashMap::new();
+    for grant in keys.grants(key) {
+        if let Some(parent) = &grant.parent {
+            children.entry(parent).or_default().push(&grant.id);
+        }
+    }
     let mut all = vec![id.to_owned()];
     let mut at = 0;
-    while let Some(parent) = all.get(at).cloned() {
-        let children = keys.grants(key).filter(|grant| grant.parent.as_deref() == Some(parent.as_str()));
-        all.extend(children.map(|grant| grant.id.clone()));
+    while let Some(parent) = all.get(at) {
+        let found = children.remove(parent.as_str()).unwrap_or_default();
+        all.extend(found.into_iter().map(str::to_owned));
         at += 1;
     }
     all
