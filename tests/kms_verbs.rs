@@ -199,6 +199,7 @@ fn it_is_told_which_statement_or_grant_decides() {
     assert_eq!(answer["reason"], format!("grant {}", made["GrantId"].as_str().expect("an id")));
     assert_eq!(home.json(&["key", "explain", KEY, "--user", "daemon", "--json"])["allowed"], false);
     assert!(home.ok(&["key", "explain", KEY, "--action", "PutKeyPolicy"]).contains("ALLOWED: statement 1"));
+    assert!(home.refused(&["key", "explain", KEY, "--action", "Decrpyt"], 2).contains("no action on a key"));
     assert!(home.refused(&["key", "explain", KEY, "--user", "no-such-user"], 2).contains("no-such-user"));
 
     let file = home.path("policy.json");

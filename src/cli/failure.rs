@@ -145,6 +145,7 @@ impl From<KeystoreError> for Failure {
             | E::NewestVersion { .. }
             | E::NoSuchVersion { .. }
             | E::VersionDestroyed { .. }
+            | E::Unexplained(_)
             | E::NoSuchSlot(_) => Code::Usage,
             _ => Code::Other,
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::KmsError;
 use super::bundle::MAX_LEN;
+use super::explain::Unexplained;
 use super::recovery::RecoveryKeyError;
 
 /// Why a keystore, a bundle or a control-plane request failed. Every text names the file or key and the next step.
@@ -175,9 +176,21 @@ pub enum KeystoreError {
         /// Why.
         reason: String,
     },
+    /// A request cannot be explained.
+    #[error(transparent)]
+    Unexplained(Unexplained),
     /// The key or its state forbids the request.
     #[error(transparent)]
     Kms(#[from] KmsError),
+}
+
+impl From<Unexplained> for KeystoreError {
+    fn from(error: Unexplained) -> Self {
+        match error {
+            Unexplained::Kms(error) => Self::Kms(error),
+            other => Self::Unexplained(other),
+        }
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {

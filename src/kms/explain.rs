@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::authorize::{Decision, authorize, authorize_create_grant, authorize_retire_grant};
+use super::authorize::authorize;
 use super::clock::now;
-use super::grant::{Grant, Mismatch, Proposal};
+use super::grant::{Grant, Mismatch};
 use super::policy::{ConditionKeys, Examined, Key, Miss, Policy, Request};
 use super::service::{LOCAL_REGION, key_arn};
 use super::{EncryptionContext, KeySet, KmsError, Principal, VIA_MOUNT};
@@ -41,15 +41,55 @@ pub struct ExaminedGrant {
     pub mismatch: Option<Mismatch>,
 }
 
-/// What a request needs to be decided, besides policy and grants.
-#[derive(Debug, Clone, Copy)]
-pub enum Asked<'a> {
-    /// Any action but the two below.
-    Action,
-    /// kms:CreateGrant, for this grant.
-    CreateGrant(&'a Proposal<'a>),
-    /// kms:RetireGrant, of this grant.
-    RetireGrant(&'a Grant),
+/// The actions about a key whose decision can be told beforehand, and whether they encrypt or decrypt.
+const ACTIONS: &[(&str, bool)] = &[
+    ("CancelKeyDeletion", false),
+    ("CreateAlias", false),
+    ("CreateGrant", false),
+    ("Decrypt", true),
+    ("DeleteAlias", false),
+    ("DescribeKey", false),
+    ("DisableKey", false),
+    ("DisableKeyRotation", false),
+    ("EnableKey", false),
+    ("EnableKeyRotation", false),
+    ("Encrypt", true),
+    ("GenerateDataKey", true),
+    ("GenerateDataKeyPair", true),
+    ("GenerateDataKeyPairWithoutPlaintext", true),
+    ("GenerateDataKeyWithoutPlaintext", true),
+    ("GetKeyLastUsage", false),
+    ("GetKeyPolicy", false),
+    ("GetKeyRotationStatus", false),
+    ("GetPublicKey", false),
+    ("ListGrants", false),
+    ("ListKeyPolicies", false),
+    ("ListKeyRotations", false),
+    ("ListResourceTags", false),
+    ("PutKeyPolicy", false),
+    ("ReEncryptFrom", true),
+    ("ReEncryptTo", true),
+    ("RevokeGrant", false),
+    ("RotateKeyOnDemand", false),
+    ("ScheduleKeyDeletion", false),
+    ("TagResource", false),
+    ("UntagResource", false),
+    ("UpdateAlias", false),
+    ("UpdateKeyDescription", false),
+];
+
+/// Why a request cannot be explained.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplained {
+    /// No action that a policy of a key decides about.
+    #[error("{0:?} is no action on a key. Next: name one as policies do, Decrypt or kms:ReEncryptFrom")]
+    NoAction(String),
+    /// It takes more to decide than is known here.
+    #[error("whether a grant lets {0} be done depends on the grants that it is about. Next: see them with kmsfs grant list")]
+    OnGrants(&'static str),
+    /// There is no such key.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
 }
 
 /// A request that somebody might make now, on this machine.
@@ -57,7 +97,7 @@ pub enum Asked<'a> {
 pub struct Question<'a> {
     /// Who would make it.
     pub principal: &'a Principal,
-    /// The action: `Decrypt`, or `kms:Decrypt`.
+    /// The action on a key: `Decrypt`, or `kms:Decrypt`.
     pub action: &'a str,
     /// Its encryption context.
     pub context: &'a EncryptionContext,
@@ -69,53 +109,56 @@ pub struct Question<'a> {
 
 impl Explanation {
     /// Explains what would be answered to a request for `key`, an id or an alias, as far as policy and grants decide: the
-    /// state of the key counts as well.
+    /// state of the key counts as well. What else a request may have (the days of a deletion, the name of a policy) is absent.
     ///
     /// # Errors
-    /// [`KmsError::NotFound`].
-    pub fn of_question(keys: &KeySet, key: &str, question: &Question<'_>) -> Result<Self, KmsError> {
+    /// [`Unexplained`].
+    pub fn of_question(keys: &KeySet, key: &str, question: &Question<'_>) -> Result<Self, Unexplained> {
+        let name = question.action.strip_prefix("kms:").unwrap_or(question.action);
+        if name == "RetireGrant" {
+            return Err(Unexplained::OnGrants("RetireGrant"));
+        }
+        let no_action = || Unexplained::NoAction(question.action.to_owned());
+        let (name, encrypts) = ACTIONS.iter().find(|(known, _)| *known == name).ok_or_else(no_action)?;
         let cmk = keys.resolve(key)?;
+        // Of an RSA key the last one, which is what programs use.
+        let algorithm = cmk.spec.algorithms().last().filter(|_| *encrypts);
         let conditions = ConditionKeys::at(now())
             .context(question.context)
             .resource_tags(&cmk.tags)
             .with(Key::KeySpec, cmk.spec.name())
             .with(Key::KeyUsage, "ENCRYPT_DECRYPT")
             .with(Key::KeyOrigin, "AWS_KMS")
+            .with_some(Key::EncryptionAlgorithm, algorithm.copied())
             .with_many(Key::ResourceAliases, keys.aliases_of(&cmk.id))
             .with_some(Key::ViaService, question.via_mount.then_some(VIA_MOUNT));
-        let action = match question.action.split_once(':') {
-            Some(_) => question.action.to_owned(),
-            None => format!("kms:{}", question.action),
-        };
+        let action = format!("kms:{name}");
         let resource = key_arn(LOCAL_REGION, &cmk.id);
         let request =
             Request { principal: question.principal, action: &action, resource: &resource, keys: &conditions };
         let grants: Vec<&Grant> = keys.grants(&cmk.id).map(AsRef::as_ref).collect();
-        Ok(Self::new(question.policy.unwrap_or_else(|| cmk.policy()), grants, &request, Asked::Action))
+        let explanation = Self::new(question.policy.unwrap_or_else(|| cmk.policy()), grants.iter().copied(), &request);
+        let (asks, creates) = (question.principal.arn(), |grant: &Grant| grant.operations.iter().any(|one| one == name));
+        let may_be_passed_on = |grant: &&Grant| grant.grantee == asks && creates(grant);
+        let is_silent = !explanation.statements.iter().any(|statement| statement.misses.is_empty());
+        if *name == "CreateGrant" && is_silent && grants.iter().any(may_be_passed_on) {
+            return Err(Unexplained::OnGrants("CreateGrant"));
+        }
+        Ok(explanation)
     }
 
-    /// Explains a request to a key with this policy and these grants.
+    /// Explains a request to a key with this policy and these grants; not one of kms:CreateGrant or kms:RetireGrant, which
+    /// depend on more.
     pub fn new<'a>(
         policy: &'a Policy,
         grants: impl IntoIterator<Item = &'a Grant> + Clone,
         request: &Request<'_>,
-        asked: Asked<'a>,
     ) -> Self {
-        let decision: Decision<'_> = match asked {
-            Asked::Action => authorize(policy, grants.clone(), request),
-            Asked::CreateGrant(proposal) => authorize_create_grant(policy, grants.clone(), request, proposal),
-            Asked::RetireGrant(grant) => authorize_retire_grant(policy, grant, request),
-        };
+        let decision = authorize(policy, grants.clone(), request);
         let examined = grants.into_iter().map(|grant| ExaminedGrant {
             id: grant.id.clone(),
             name: grant.name.clone(),
-            mismatch: match asked {
-                Asked::Action => grant.mismatch(request),
-                Asked::CreateGrant(proposal) => grant.mismatch_for_child(request, proposal),
-                Asked::RetireGrant(retired) => {
-                    (grant.id != retired.id || !decision.allowed).then_some(Mismatch::Operation)
-                }
-            },
+            mismatch: grant.mismatch(request),
         });
         Self {
             principal: request.principal.arn(),
@@ -242,7 +285,7 @@ mod tests {
     fn explain(keys: &ConditionKeys<'_>, grants: &[Grant]) -> Explanation {
         let ada = Principal::user("ada");
         let request = Request { principal: &ada, action: "kms:Decrypt", resource: ARN, keys };
-        Explanation::new(&Policy::mount_default(), grants, &request, Asked::Action)
+        Explanation::new(&Policy::mount_default(), grants, &request)
     }
 
     #[test]
@@ -295,5 +338,35 @@ mod tests {
             explain(&ConditionKeys::at(100).context(&blue), &[grant('c', "eve", None), grant('a', "ada", None)]);
         assert_eq!(explanation.line(), format!("allowed by grant {}", "a".repeat(64)));
         assert_eq!(explanation.grants[1].mismatch, None);
+    }
+
+    fn ask(keys: &KeySet, action: &str, policy: Option<&Policy>) -> Result<Explanation, Unexplained> {
+        let (ada, context) = (Principal::user("ada"), EncryptionContext::default());
+        let key = keys.keys().next().unwrap().id.0.clone();
+        let question = Question { principal: &ada, action, context: &context, via_mount: false, policy };
+        Explanation::of_question(keys, &key, &question)
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not_told() {
+        let mut keys = KeySet::default();
+        keys.put(crate::kms::Cmk::generate(1, ""));
+        let key = keys.keys().next().unwrap().id.clone();
+        for action in ["Decrpyt", "decrypt", "s3:Decrypt", "ReEncrypt", "ListKeys", "kmsfs.CreateAccessKey", ""] {
+            assert_eq!(ask(&keys, action, None), Err(Unexplained::NoAction(action.to_owned())));
+        }
+        assert_eq!(ask(&keys, "RetireGrant", None), Err(Unexplained::OnGrants("RetireGrant")));
+        assert!(!ask(&keys, "kms:CreateGrant", None).unwrap().allowed);
+        keys.put_grant(Grant { key, operations: vec!["CreateGrant".to_owned()], ..grant('a', "ada", None) });
+        assert_eq!(ask(&keys, "CreateGrant", None), Err(Unexplained::OnGrants("CreateGrant")));
+        let open = Policy::parse(
+            r#"{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*",
+                "Condition": {"StringEqualsIfExists": {"kms:EncryptionAlgorithm": "RSAES_OAEP_SHA_1"}}}}"#,
+        );
+        let open = open.unwrap();
+        assert!(ask(&keys, "CreateGrant", Some(&open)).unwrap().allowed);
+        for action in ["Decrypt", "Encrypt", "ReEncryptTo", "GenerateDataKey"] {
+            assert!(!ask(&keys, action, Some(&open)).unwrap().allowed, "{action}: the algorithm is another one");
+        }
     }
 }
