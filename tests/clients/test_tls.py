@@ -39,6 +39,7 @@ def certificate(folder, name):
     files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     files[1].write_bytes(key.private_bytes(*form))
+    files[1].chmod(0o600)
     return files
 
 
