@@ -138,12 +138,6 @@ impl Keystore {
         self.state.header.unlock(secret).map(|(_, slot)| slot)
     }
 
-    /// The CMKs in a volume's copy; `None` if it cannot be read or is of another keystore.
-    pub fn keys_of_copy(&self, path: &Path) -> Option<Vec<KeyId>> {
-        let keys = bundle_file::read(path).ok()?.open(&self.root)?;
-        Some(keys.keys().map(|cmk| cmk.id.clone()).collect())
-    }
-
     /// Writes a sealed copy of these CMKs, with the same slots, to `path` (a volume's `.kmsfs/keystore.bundle`). On error
     /// `path` is as it was.
     ///

@@ -14,12 +14,17 @@ use super::policy::Policy;
 use super::{Grant, KeyId, Keystore, KeystoreError, KmsError};
 
 const MAX_ALIAS: usize = 256;
-const RESERVED_PREFIX: &str = "alias/aws/";
+/// Prefixes of names that only services give: AWS's own, and those of kmsfs.
+pub(super) const RESERVED: &[&str] = &["alias/aws/", "alias/svc/"];
 
 fn check_alias(name: &str) -> Result<(), KeystoreError> {
     let rest = name.strip_prefix(ALIAS_PREFIX).unwrap_or_default();
     let letters = rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_-".contains(&byte));
-    if rest.is_empty() || !letters || name.len() > MAX_ALIAS || name.starts_with(RESERVED_PREFIX) {
+    if rest.is_empty()
+        || !letters
+        || name.len() > MAX_ALIAS
+        || RESERVED.iter().any(|reserved| name.starts_with(reserved))
+    {
         return Err(KeystoreError::InvalidAlias(name.to_owned()));
     }
     Ok(())

@@ -103,7 +103,8 @@ pub enum KeystoreError {
     TooManySlots,
     /// An alias name is not allowed.
     #[error(
-        "alias name {0:?} is not allowed: alias/ and then letters, digits, / _ - , 256 bytes at most, not alias/aws/"
+        "alias name {0:?} is not allowed: alias/ and then letters, digits, / _ - , 256 bytes at most, not alias/aws/ \
+         or alias/svc/"
     )]
     InvalidAlias(String),
     /// The alias exists.

@@ -85,7 +85,9 @@ pub enum Unexplained {
     #[error("{0:?} is no action on a key. Next: name one as policies do, Decrypt or kms:ReEncryptFrom")]
     NoAction(String),
     /// It takes more to decide than is known here.
-    #[error("whether a grant lets {0} be done depends on the grants that it is about. Next: see them with kmsfs grant list")]
+    #[error(
+        "whether a grant lets {0} be done depends on the grants that it is about. Next: see them with kmsfs grant list"
+    )]
     OnGrants(&'static str),
     /// There is no such key.
     #[error(transparent)]
@@ -121,7 +123,7 @@ impl Explanation {
         let no_action = || Unexplained::NoAction(question.action.to_owned());
         let (name, encrypts) = ACTIONS.iter().find(|(known, _)| *known == name).ok_or_else(no_action)?;
         let cmk = keys.resolve(key)?;
-        // Of an RSA key the last one, which is what programs use.
+        // Of an RSA key the one with SHA-256, which most programs use.
         let algorithm = cmk.spec.algorithms().last().filter(|_| *encrypts);
         let conditions = ConditionKeys::at(now())
             .context(question.context)
@@ -138,7 +140,8 @@ impl Explanation {
             Request { principal: question.principal, action: &action, resource: &resource, keys: &conditions };
         let grants: Vec<&Grant> = keys.grants(&cmk.id).map(AsRef::as_ref).collect();
         let explanation = Self::new(question.policy.unwrap_or_else(|| cmk.policy()), grants.iter().copied(), &request);
-        let (asks, creates) = (question.principal.arn(), |grant: &Grant| grant.operations.iter().any(|one| one == name));
+        let (asks, creates) =
+            (question.principal.arn(), |grant: &Grant| grant.operations.iter().any(|one| one == name));
         let may_be_passed_on = |grant: &&Grant| grant.grantee == asks && creates(grant);
         let is_silent = !explanation.statements.iter().any(|statement| statement.misses.is_empty());
         if *name == "CreateGrant" && is_silent && grants.iter().any(may_be_passed_on) {

@@ -16,9 +16,6 @@ const NONCE: usize = 16;
 const SIGNED: usize = 1 + ID + NONCE;
 const LEN: usize = SIGNED + 32;
 
-/// Most tokens in a request.
-pub const MAX_TOKENS: usize = 10;
-
 /// Makes and reads the grant tokens of a keystore.
 pub struct TokenKey(Secret<32>);
 
@@ -61,23 +58,13 @@ impl TokenKey {
     /// Grants are in force at once, so the tokens have no further effect.
     ///
     /// # Errors
-    /// InvalidGrantTokenException for a token that was not issued here or is for another key; ValidationException for more
-    /// than 10 of them.
+    /// InvalidGrantTokenException for a token that was not issued here or is for another key.
     pub fn check<'g>(
         &self,
         tokens: &[String],
         key: &KeyId,
         find: impl Fn(&str) -> Option<&'g Grant>,
     ) -> Result<(), ApiError> {
-        if tokens.len() > MAX_TOKENS {
-            return Err(ApiError::new(
-                Code::Validation,
-                format!(
-                    "1 validation error detected: Value at 'grantTokens' failed to satisfy constraint: Member must have length \
-                     less than or equal to {MAX_TOKENS}"
-                ),
-            ));
-        }
         for token in tokens {
             let id = self.open(token)?;
             if find(&id).is_some_and(|grant| grant.key != *key) {

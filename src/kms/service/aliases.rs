@@ -11,13 +11,12 @@ use super::names::{self, ALIAS_PREFIX, Naming};
 use super::page::Page;
 use super::params::{ALIAS, KEY_ID, Params};
 use super::{ApiError, Code};
+use crate::kms::control::RESERVED;
 use crate::kms::keyset::Alias;
 use crate::kms::{KeyId, Keystore, Operation};
 
 /// Most aliases of a key (AWS KMS developer guide, "Resource quotas").
 const MAX_ALIASES: usize = 50;
-/// Prefixes that only services use: AWS's own, and those of kmsfs.
-const RESERVED: &[&str] = &["alias/aws/", "alias/svc/"];
 
 fn alias_name<'p>(params: &Params<'p>) -> Result<&'p str, ApiError> {
     let name = params.needed_text("AliasName", &ALIAS);

@@ -6,9 +6,9 @@ use super::asked::{Asked, Found};
 use super::catalog::Answer;
 use super::names::Naming;
 use super::page::Page;
-use super::params::{DESCRIPTION, KEY_ID, POLICY, Params};
+use super::params::{DESCRIPTION, POLICY, Params};
 use super::policies::{self, Lockout};
-use super::tags::{self, MAX_TAGS};
+use super::tags;
 use super::{ApiError, Code};
 use crate::crypto::pair;
 use crate::kms::control::NewKey;
@@ -91,7 +91,6 @@ pub(super) fn create(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut 
     asked.require_root("kms:CreateKey")?;
     let tags = tags::read(&tags)?;
     tags::check_count(tags.len())?;
-    debug_assert!(tags.len() <= MAX_TAGS, "just checked");
     let policy = policy.map_or_else(|| Ok(Policy::default_for_api()), policies::parse)?;
     if !bypass {
         let conditions = asked
@@ -183,13 +182,9 @@ pub(super) fn update_description(asked: &mut Asked<'_>, params: &Params<'_>, key
 }
 
 pub(super) fn schedule_deletion(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut Keystore) -> Answer {
-    let name = params.text("KeyId", &KEY_ID);
-    let days = params.number("PendingWindowInDays", 7, 30).unwrap_or(30);
-    if name.is_none() {
-        params.key_id();
-    }
+    let (name, days) = (params.key_id(), params.number("PendingWindowInDays", 7, 30).unwrap_or(30));
     params.check()?;
-    let found = asked.find(name.unwrap_or_default(), Naming::Key)?;
+    let found = asked.find(name, Naming::Key)?;
     let conditions = found.conditions(asked).with(Key::ScheduleKeyDeletionPendingWindowInDays, days.to_string());
     asked.authorize(&found, "kms:ScheduleKeyDeletion", &conditions)?;
     asked.require(&found, asked.entry.needs)?;

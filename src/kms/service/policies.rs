@@ -8,7 +8,7 @@ use super::names::Naming;
 use super::page::Page;
 use super::params::{POLICY, POLICY_NAME, Params};
 use super::{ApiError, Code};
-use crate::kms::policy::{ConditionKeys, Key, MAX_LEN, Policy, Request};
+use crate::kms::policy::{ConditionKeys, Key, LOCKED_OUT, MAX_LEN, Policy, Request};
 use crate::kms::{Keystore, Principal};
 
 /// The one name that a key policy can have.
@@ -42,8 +42,7 @@ pub(super) fn check_lockout(maker: &Lockout<'_>, policy: &Policy) -> Result<(), 
     if policy.lets_change_policy(&Request { principal, action: "kms:PutKeyPolicy", resource, keys }) {
         return Ok(());
     }
-    let message = "The new key policy will not allow you to update the key policy in the future.";
-    Err(ApiError::new(Code::MalformedPolicyDocument, message))
+    Err(ApiError::new(Code::MalformedPolicyDocument, LOCKED_OUT))
 }
 
 fn no_such_policy() -> ApiError {

@@ -14,7 +14,7 @@ use crate::kms::Keystore;
 use crate::kms::policy::Key;
 
 /// Most tags of a key (AWS KMS developer guide, "Resource quotas").
-pub(super) const MAX_TAGS: usize = 50;
+const MAX_TAGS: usize = 50;
 
 fn fault(message: &str) -> ApiError {
     ApiError::new(Code::Tag, message)

@@ -132,8 +132,7 @@ fn a_deny_that_names_the_key_holds_in_every_region() {
     let but = statement(json!({"Resource": null, "NotResource": ARN}));
     for region in ["us-east-1", "eu-west-1", "local", ""] {
         let (resource, keys) = (ARN.replace("us-east-1", region), ConditionKeys::at(NOON));
-        let request =
-            Request { principal: &Principal::Root, action: "kms:Decrypt", resource: &resource, keys: &keys };
+        let request = Request { principal: &Principal::Root, action: "kms:Decrypt", resource: &resource, keys: &keys };
         assert_eq!(policy(deny.clone()).evaluate(&request), Verdict::Denied(1), "{region}");
         assert_eq!(policy(but.clone()).evaluate(&request), Verdict::Silent, "{region}");
     }

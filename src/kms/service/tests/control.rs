@@ -246,7 +246,10 @@ fn a_new_keys_policy_is_tried_as_put_key_policy_would_be() {
         policy(json!([allow(json!({})), allow(json!({ "Effect": "Deny", "Resource": "arn:aws:kms:*:*:key/*" }))])),
         policy(json!([allow(json!({ "Resource": other }))])),
         policy(json!([named("other")])),
-        policy(json!([allow(json!({})), allow(json!({ "Effect": "Deny", "Condition": { "Null": { "kms:PolicyName": "false" } } }))])),
+        policy(json!([
+            allow(json!({})),
+            allow(json!({ "Effect": "Deny", "Condition": { "Null": { "kms:PolicyName": "false" } } }))
+        ])),
     ] {
         let refused = fixture.refused("CreateKey", json!({ "Policy": locked }));
         assert_eq!(refused.0, Code::MalformedPolicyDocument, "{locked}");

@@ -131,7 +131,8 @@ fn grants_that_have_ended_take_no_room_in_a_keystore_that_stays_open() {
     let fixture = Fixture::new();
     let (id, now) = (fixture.key(), crate::kms::clock::now());
     for seconds in [100, 101, 1000] {
-        let ending = json!({ "KeyId": id, "GranteePrincipal": ADA, "Operations": ["Decrypt"], "Expires": now + seconds });
+        let ending =
+            json!({ "KeyId": id, "GranteePrincipal": ADA, "Operations": ["Decrypt"], "Expires": now + seconds });
         fixture.ok("CreateGrant", ending);
     }
     advance(161);
