@@ -4,7 +4,7 @@
 //! each core, and every client waits for its answer before it asks again. The processor's time for a call, client and
 //! server together, does not depend on what else the machine does.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use zeroize::Zeroizing;
 struct Nobody;
 
 impl Users for Nobody {
-    fn by_uid(&self, _: u32) -> Option<LocalUser> {
-        None
+    fn by_uid(&self, _: u32) -> io::Result<Option<LocalUser>> {
+        Ok(None)
     }
 
-    fn by_name(&self, _: &str) -> Option<LocalUser> {
-        None
+    fn by_name(&self, _: &str) -> io::Result<Option<LocalUser>> {
+        Ok(None)
     }
 }
 

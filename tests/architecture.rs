@@ -48,7 +48,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
         ],
         &["crypto/"],
     ),
-    (&["libc", "rustix", "uzers"], &["sys/"]),
+    (&["libc", "rustix", "nix"], &["sys/"]),
     (&["clap", "clap_complete", "clap_mangen", "rpassword", "indicatif", "sd_notify"], &["cli/", "main.rs"]),
     (&["log"], &["cli/", "fuse/", "fs/", "maintain/", "envelope/", "names/", "kms/", "sys/", "main.rs"]),
     (

@@ -64,7 +64,11 @@ fn explain(args: &Args, policy: Option<&Policy>) -> Result<(), Failure> {
 
 /// The user of this system with this name, as the policies of a keystore see it.
 fn principal(keystore: &Path, name: &str) -> Result<Principal, Failure> {
-    let user = SystemUsers.by_name(name).ok_or_else(|| {
+    let found = SystemUsers.by_name(name).map_err(|error| {
+        let text = format!("the name service of the system does not tell who {name} is: {error}");
+        Failure::new(Code::Other, "key explain", text, "try again; getent passwd shows when it answers")
+    })?;
+    let user = found.ok_or_else(|| {
         let text = format!("there is no user {name} on this system");
         Failure::new(Code::Usage, "key explain", text, "name another with --user; id NAME tells whether there is one")
     })?;

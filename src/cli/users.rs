@@ -1,5 +1,7 @@
 //! The system's users, for a room that makes no system calls.
 
+use std::io;
+
 use crate::kms::{LocalUser, Users};
 use crate::sys::users::{UserRecord, by_name, by_uid};
 
@@ -11,16 +13,19 @@ fn local(record: UserRecord) -> LocalUser {
 }
 
 impl Users for SystemUsers {
-    fn by_uid(&self, uid: u32) -> Option<LocalUser> {
-        by_uid(uid).map(local)
+    fn by_uid(&self, uid: u32) -> io::Result<Option<LocalUser>> {
+        Ok(by_uid(uid)?.map(local))
     }
 
-    fn by_name(&self, name: &str) -> Option<LocalUser> {
-        by_name(name).map(local)
+    fn by_name(&self, name: &str) -> io::Result<Option<LocalUser>> {
+        Ok(by_name(name)?.map(local))
     }
 }
 
 /// Whether the system knows a user with this name.
-pub(super) fn exists(name: &str) -> bool {
-    by_name(name).is_some()
+///
+/// # Errors
+/// If the name service does not answer.
+pub(super) fn exists(name: &str) -> io::Result<bool> {
+    Ok(by_name(name)?.is_some())
 }

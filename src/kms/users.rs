@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::io;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,10 +30,25 @@ pub struct LocalUser {
 
 /// Where users are looked up.
 pub trait Users: Send + Sync {
-    /// The user with this id.
-    fn by_uid(&self, uid: u32) -> Option<LocalUser>;
-    /// The user with this name.
-    fn by_name(&self, name: &str) -> Option<LocalUser>;
+    /// The user with this id, if there is one.
+    ///
+    /// # Errors
+    /// If nobody can tell at present. That is no answer: rules that name the user must not be escaped so.
+    fn by_uid(&self, uid: u32) -> io::Result<Option<LocalUser>>;
+    /// The user with this name, if there is one.
+    ///
+    /// # Errors
+    /// As [`Users::by_uid`].
+    fn by_name(&self, name: &str) -> io::Result<Option<LocalUser>>;
+}
+
+/// Why a user id stands for no principal.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Nameless {
+    #[error("the user id {OVERFLOW_UID} stands for users that this system does not know")]
+    Unmapped,
+    #[error("the name service of the system does not tell who the user is: {0}")]
+    Untold(#[from] io::Error),
 }
 
 /// Turns users into principals of one keystore. Answers of the system are kept for a second.
@@ -48,20 +64,20 @@ type Recent<K> = HashMap<K, (Instant, Option<LocalUser>)>;
 fn recent<K: Hash + Eq>(
     cache: &Mutex<Recent<K>>,
     key: K,
-    ask: impl FnOnce(&K) -> Option<LocalUser>,
-) -> Option<LocalUser> {
+    ask: impl FnOnce(&K) -> io::Result<Option<LocalUser>>,
+) -> io::Result<Option<LocalUser>> {
     if let Some((when, user)) = cache.lock().get(&key)
         && when.elapsed() < FRESH
     {
-        return user.clone();
+        return Ok(user.clone());
     }
-    let user = ask(&key);
+    let user = ask(&key)?;
     let mut cache = cache.lock();
     if cache.len() >= MOST {
         cache.clear();
     }
     cache.insert(key, (Instant::now(), user.clone()));
-    user
+    Ok(user)
 }
 
 impl Principals {
@@ -71,34 +87,34 @@ impl Principals {
     }
 
     /// The name of the user with this id: of the system, or `uid/NUMBER`.
-    pub(super) fn name(&self, uid: u32) -> String {
-        self.lookup(uid).map_or_else(|| format!("uid/{uid}"), |user| user.name)
+    pub(super) fn name(&self, uid: u32) -> io::Result<String> {
+        Ok(self.lookup(uid)?.map_or_else(|| format!("uid/{uid}"), |user| user.name))
     }
 
-    /// The principal behind a user id. `None` for the id that stands for unknown users.
-    pub(super) fn of_uid(&self, uid: u32) -> Option<Principal> {
-        if uid == self.owner {
-            return Some(Principal::Root);
-        }
+    /// The principal behind a user id.
+    pub(super) fn of_uid(&self, uid: u32) -> Result<Principal, Nameless> {
         if uid == OVERFLOW_UID {
-            return None;
+            return Err(Nameless::Unmapped);
         }
-        let groups = self.lookup(uid).map(|user| user.groups).unwrap_or_default();
-        Some(Principal::User { name: self.name(uid), groups })
+        if uid == self.owner {
+            return Ok(Principal::Root);
+        }
+        let groups = self.lookup(uid)?.map(|user| user.groups).unwrap_or_default();
+        Ok(Principal::User { name: self.name(uid)?, groups })
     }
 
     /// The principal with this name. One that the system does not know has no groups.
-    pub(super) fn of_name(&self, name: &str) -> Option<Principal> {
+    pub(super) fn of_name(&self, name: &str) -> Result<Principal, Nameless> {
         let user = recent(&self.by_name, name.to_owned(), |name| self.users.by_name(name));
-        match user {
-            Some(user) if user.uid == self.owner => Some(Principal::Root),
-            Some(user) if user.uid == OVERFLOW_UID => None,
-            Some(user) => Some(Principal::User { name: user.name, groups: user.groups }),
-            None => Some(Principal::user(name)),
+        match user? {
+            Some(user) if user.uid == OVERFLOW_UID => Err(Nameless::Unmapped),
+            Some(user) if user.uid == self.owner => Ok(Principal::Root),
+            Some(user) => Ok(Principal::User { name: user.name, groups: user.groups }),
+            None => Ok(Principal::user(name)),
         }
     }
 
-    fn lookup(&self, uid: u32) -> Option<LocalUser> {
+    fn lookup(&self, uid: u32) -> io::Result<Option<LocalUser>> {
         recent(&self.by_uid, uid, |uid| self.users.by_uid(*uid))
     }
 }
@@ -111,34 +127,46 @@ pub(super) mod tests {
     pub(in crate::kms) struct Known;
 
     impl Users for Known {
-        fn by_uid(&self, uid: u32) -> Option<LocalUser> {
+        fn by_uid(&self, uid: u32) -> io::Result<Option<LocalUser>> {
             let (name, groups) = match uid {
                 1000 => ("ada", BTreeSet::from(["ada".to_owned(), "staff".to_owned()])),
                 1001 => ("bob", BTreeSet::new()),
                 OVERFLOW_UID => ("nobody", BTreeSet::new()),
-                _ => return None,
+                78 => return Err(io::ErrorKind::TimedOut.into()),
+                _ => return Ok(None),
             };
-            Some(LocalUser { uid, name: name.to_owned(), groups })
+            Ok(Some(LocalUser { uid, name: name.to_owned(), groups }))
         }
 
-        fn by_name(&self, name: &str) -> Option<LocalUser> {
-            [1000, 1001, OVERFLOW_UID].iter().filter_map(|uid| self.by_uid(*uid)).find(|user| user.name == name)
+        fn by_name(&self, name: &str) -> io::Result<Option<LocalUser>> {
+            let known = [1000, 1001, OVERFLOW_UID].map(|uid| self.by_uid(uid));
+            Ok(known.into_iter().filter_map(|user| user.ok().flatten()).find(|user| user.name == name))
         }
     }
 
     #[test]
     fn the_owner_is_root_and_others_go_by_name() {
         let principals = Principals::new(Box::new(Known), 1001);
-        assert_eq!(principals.of_uid(1001), Some(Principal::Root));
-        assert_eq!(principals.of_name("bob"), Some(Principal::Root));
-        let Some(Principal::User { name, groups }) = principals.of_uid(1000) else { panic!() };
+        assert_eq!(principals.of_uid(1001).unwrap(), Principal::Root);
+        assert_eq!(principals.of_name("bob").unwrap(), Principal::Root);
+        let Ok(Principal::User { name, groups }) = principals.of_uid(1000) else { panic!() };
         assert!(name == "ada" && groups.contains("staff"));
         assert_eq!(principals.of_uid(77).unwrap().arn(), "arn:aws:iam::000000000000:user/uid/77");
     }
 
     #[test]
     fn the_id_of_unknown_users_is_nobodys() {
+        for owner in [0, OVERFLOW_UID] {
+            let principals = Principals::new(Box::new(Known), owner);
+            assert!(matches!(principals.of_uid(OVERFLOW_UID), Err(Nameless::Unmapped)));
+            assert!(matches!(principals.of_name("nobody"), Err(Nameless::Unmapped)));
+        }
+    }
+
+    #[test]
+    fn without_an_answer_of_the_system_a_user_is_no_other_one() {
         let principals = Principals::new(Box::new(Known), 0);
-        assert_eq!((principals.of_uid(OVERFLOW_UID), principals.of_name("nobody")), (None, None));
+        assert!(matches!(principals.of_uid(78), Err(Nameless::Untold(_))));
+        assert!(principals.name(78).is_err());
     }
 }

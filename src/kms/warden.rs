@@ -5,6 +5,7 @@
 //! grant does, and at once where the policy looks at the clock.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::policy::{ConditionKeys, Key, Request};
 use super::service::key_arn;
-use super::users::{Principals, Users};
+use super::users::{Nameless, Principals, Users};
 use super::{Action, Caller, EncryptionContext, KmsError, Principal, VIA_MOUNT};
 
 /// How long a user keeps the groups that were looked up.
@@ -109,12 +110,12 @@ pub(super) struct Warden {
 struct Strangers;
 
 impl Users for Strangers {
-    fn by_uid(&self, _: u32) -> Option<super::LocalUser> {
-        None
+    fn by_uid(&self, _: u32) -> io::Result<Option<super::LocalUser>> {
+        Ok(None)
     }
 
-    fn by_name(&self, _: &str) -> Option<super::LocalUser> {
-        None
+    fn by_name(&self, _: &str) -> io::Result<Option<super::LocalUser>> {
+        Ok(None)
     }
 }
 
@@ -137,18 +138,25 @@ impl Warden {
 
     /// The principal behind a user id.
     pub(super) fn principal(&self, uid: u32) -> Arc<Principal> {
-        self.subject(uid).0
+        self.subject(uid).map_or_else(|_| Arc::new(numbered(uid)), |subject| subject.0)
     }
 
-    fn subject(&self, uid: u32) -> (Arc<Principal>, u64) {
+    /// A user, and a number that is another one when the name or the groups have changed.
+    fn subject(&self, uid: u32) -> io::Result<(Arc<Principal>, u64)> {
         let known = self.subjects.read().get(&uid).cloned();
         if let Some(known) = &known
             && known.looked_up.elapsed() < FRESH
         {
-            return (Arc::clone(&known.principal), known.serial);
+            return Ok((Arc::clone(&known.principal), known.serial));
         }
-        // The kernel knows every user of a mount, so there is none that it cannot name.
-        let principal = self.principals.of_uid(uid).unwrap_or_else(|| Principal::user(&format!("uid/{uid}")));
+        let principal = match (self.principals.of_uid(uid), &known) {
+            (Ok(principal), _) => principal,
+            // The kernel knows every user of a mount, so there is none that it cannot name.
+            (Err(Nameless::Unmapped), _) => numbered(uid),
+            // What was so a while ago is nearer to the truth than that the user had no name and no groups.
+            (Err(Nameless::Untold(_)), Some(known)) => (*known.principal).clone(),
+            (Err(Nameless::Untold(error)), None) => return Err(error),
+        };
         let subject = match known {
             Some(known) if *known.principal == principal => Subject { looked_up: Instant::now(), ..known },
             _ => Subject {
@@ -163,7 +171,7 @@ impl Warden {
             subjects.clear();
         }
         subjects.insert(uid, subject);
-        answer
+        Ok(answer)
     }
 
     /// Whether a user may do `action` with `cmk`, one of `keys`, in this context; why or why not.
@@ -175,7 +183,10 @@ impl Warden {
         cmk: &Arc<Cmk>,
         context: &EncryptionContext,
     ) -> Ruling {
-        let (principal, serial) = self.subject(caller.uid);
+        let (principal, serial) = match self.subject(caller.uid) {
+            Ok(subject) => subject,
+            Err(error) => return Ruling::untold(&error),
+        };
         let rules = self.rules(keys, cmk);
         let context_part = if rules.sees_context { context.canonical() } else { &[] };
         let mut found_by = Vec::with_capacity(13 + context_part.len());
@@ -237,6 +248,18 @@ impl Warden {
             Err(KmsError::AccessDenied(format!("{name} may not {} with key {}", action.name(), cmk.id.0)))
         };
         (admitted, ruling.reason)
+    }
+}
+
+fn numbered(uid: u32) -> Principal {
+    Principal::user(&format!("uid/{uid}"))
+}
+
+impl Ruling {
+    /// Who it is cannot be told, so no rule that names users or groups could hold.
+    fn untold(error: &io::Error) -> Self {
+        let reason = format!("the name service of the system does not tell who the user is: {error}");
+        Self { allowed: false, reason: reason.into(), until: 0 }
     }
 }
 
@@ -399,31 +422,52 @@ mod tests {
         assert!(warden.concluded.read().bytes <= MOST_BYTES);
     }
 
-    /// One user, whose groups change.
-    struct Changing(Arc<Mutex<BTreeSet<String>>>);
+    /// One user, whose groups change; without groups, nobody tells who it is.
+    struct Changing(Arc<Mutex<Option<BTreeSet<String>>>>);
 
     impl Users for Changing {
-        fn by_uid(&self, uid: u32) -> Option<LocalUser> {
-            Some(LocalUser { uid, name: "ada".to_owned(), groups: self.0.lock().clone() })
+        fn by_uid(&self, uid: u32) -> io::Result<Option<LocalUser>> {
+            let groups = self.0.lock().clone().ok_or(io::ErrorKind::TimedOut)?;
+            Ok(Some(LocalUser { uid, name: "ada".to_owned(), groups }))
         }
 
-        fn by_name(&self, _: &str) -> Option<LocalUser> {
-            None
+        fn by_name(&self, _: &str) -> io::Result<Option<LocalUser>> {
+            Ok(None)
         }
     }
 
     #[test]
     fn who_leaves_a_group_loses_its_leave_and_the_owner_is_root() {
-        let groups = Arc::new(Mutex::new(BTreeSet::from(["staff".to_owned()])));
+        let groups = Arc::new(Mutex::new(Some(BTreeSet::from(["staff".to_owned()]))));
         let warden = Warden::new(Box::new(Changing(Arc::clone(&groups))), 42);
         let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt",
             "Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/group/staff":"true"}}}]}"#;
         let for_staff = keys(policy, &[]);
         assert!(allowed(&warden, &for_staff, "blue"));
-        groups.lock().clear();
+        *groups.lock() = Some(BTreeSet::new());
         std::thread::sleep(2 * FRESH + Duration::from_millis(100));
         assert!(!allowed(&warden, &for_staff, "blue"));
         assert_eq!(*warden.principal(42), Principal::Root);
+    }
+
+    #[test]
+    fn who_cannot_be_told_stays_who_it_was_and_is_refused_if_that_is_unknown() {
+        let groups = Arc::new(Mutex::new(Some(BTreeSet::from(["contractors".to_owned()]))));
+        let warden = |groups: &Arc<Mutex<_>>| Warden::new(Box::new(Changing(Arc::clone(groups))), 42);
+        let but_contractors = r#"{"Version":"2012-10-17","Statement":[
+            {"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},
+            {"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*",
+            "Condition":{"StringEquals":{"aws:PrincipalTag/group/contractors":"true"}}}]}"#;
+        let key = keys(but_contractors, &[]);
+        let known = warden(&groups);
+        assert!(!allowed(&known, &key, "blue"));
+        *groups.lock() = None;
+        std::thread::sleep(2 * FRESH + Duration::from_millis(100));
+        assert!(!allowed(&known, &key, "blue"), "a contractor is still one");
+        assert!(!allowed(&warden(&groups), &key, "blue"), "it may be a contractor");
+        *groups.lock() = Some(BTreeSet::new());
+        std::thread::sleep(2 * FRESH + Duration::from_millis(100));
+        assert!(allowed(&known, &key, "blue"));
     }
 
     #[test]

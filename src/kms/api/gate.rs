@@ -11,7 +11,7 @@ use super::replay::Replays;
 use super::sigv4::{Authorization, single};
 use crate::kms::access_key::{AccessKey, SHORT_LIVED};
 use crate::kms::service::{LOCAL_REGION, Source};
-use crate::kms::users::Principals;
+use crate::kms::users::{Nameless, Principals};
 use crate::kms::{Principal, root_arn};
 
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
@@ -103,7 +103,7 @@ impl Gate {
         let headers = request.headers;
         if !headers.contains_key(AUTHORIZATION) {
             let Peer::Process { uid, .. } = peer else { return Err(Refusal::Unsigned) };
-            let principal = self.principals.of_uid(uid).ok_or(NOBODY)?;
+            let principal = self.principals.of_uid(uid)?;
             return Ok(Identity { principal, signed: None, region: LOCAL_REGION.to_owned() });
         }
         let value = single(headers, &AUTHORIZATION).ok_or(Refusal::Unsigned)?;
@@ -112,9 +112,11 @@ impl Gate {
             let token = single(headers, &SECURITY_TOKEN).ok_or(Refusal::Unrecognized)?;
             let (holder, secret) = self.keys.open(token, authorization.access_key, now)?;
             // Another user may have got the number since.
-            let is_the_same = self.principals.name(holder.uid) == holder.name;
-            let principal = is_the_same.then(|| self.principals.of_uid(holder.uid)).flatten();
-            (principal.ok_or(Refusal::Unrecognized)?, secret)
+            let name = self.principals.name(holder.uid).map_err(Nameless::Untold)?;
+            if name != holder.name {
+                return Err(Refusal::Unrecognized);
+            }
+            (self.principals.of_uid(holder.uid)?, secret)
         } else {
             let key = access_key(authorization.access_key).ok_or(Refusal::Unrecognized)?;
             if headers.contains_key(SECURITY_TOKEN) {
@@ -123,7 +125,7 @@ impl Gate {
             if key.expires.is_some_and(|expires| expires <= now) {
                 return Err(Refusal::Expired);
             }
-            (self.principal(&key.principal).ok_or(Refusal::Unrecognized)?, self.keys.access_key_secret(&key.id))
+            (self.principal(&key.principal)?, self.keys.access_key_secret(&key.id))
         };
         let time = authorization.check_scope(service, headers, now)?;
         authorization.verify(secret.as_bytes(), request.method, headers, request.body)?;
@@ -133,16 +135,14 @@ impl Gate {
     }
 
     /// The principal with this ARN.
-    fn principal(&self, arn: &str) -> Option<Principal> {
+    fn principal(&self, arn: &str) -> Result<Principal, Refusal> {
         if arn == root_arn() {
-            return Some(Principal::Root);
+            return Ok(Principal::Root);
         }
-        let name = arn.strip_prefix(&Principal::user("").arn())?;
-        self.principals.of_name(name)
+        let name = arn.strip_prefix(&Principal::user("").arn()).ok_or(Refusal::Unrecognized)?;
+        Ok(self.principals.of_name(name)?)
     }
 }
-
-const NOBODY: Refusal = Refusal::Forbidden("the user id 65534 stands for users that this system does not know");
 
 #[cfg(test)]
 mod tests {

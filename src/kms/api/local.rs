@@ -43,7 +43,9 @@ fn session_credentials(api: &Api, uid: u32, parameters: &Value) -> Result<Value,
         return Err(ApiError::new(Code::Validation, text));
     };
     let ends = clock::now() + seconds;
-    let session = api.gate.keys.session(uid, &api.gate.principals.name(uid), ends);
+    let name = api.gate.principals.name(uid);
+    let name = name.map_err(|error| ApiError::new(Code::KmsInternal, "").because(error.to_string()))?;
+    let session = api.gate.keys.session(uid, &name, ends);
     Ok(json!({
         "AccessKeyId": session.access_key,
         "SecretAccessKey": *session.secret,

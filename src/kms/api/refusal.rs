@@ -1,6 +1,7 @@
 //! Why a request was refused before any operation looked at it, in the words of either protocol.
 
 use crate::kms::service::{ApiError, Code};
+use crate::kms::users::Nameless;
 
 /// Why nobody is behind a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,20 @@ pub(super) enum Refusal {
     Busy,
     /// Whoever it is may not speak to this server.
     Forbidden(&'static str),
+    /// Nobody can tell at present who it is. Clients try again.
+    Untold(String),
 }
+
+impl From<Nameless> for Refusal {
+    fn from(nameless: Nameless) -> Self {
+        match nameless {
+            Nameless::Unmapped => Self::Forbidden(UNMAPPED),
+            Nameless::Untold(_) => Self::Untold(nameless.to_string()),
+        }
+    }
+}
+
+const UNMAPPED: &str = "the user id 65534 stands for users that this system does not know";
 
 const UNSIGNED: &str = "Missing Authentication Token";
 const UNRECOGNIZED: &str = "The security token included in the request is invalid.";
@@ -42,6 +56,7 @@ impl Refusal {
             Self::Replayed => ApiError::new(Code::Throttling, REPLAYED),
             Self::Busy => ApiError::new(Code::Throttling, BUSY),
             Self::Forbidden(text) => ApiError::new(Code::AccessDenied, text),
+            Self::Untold(error) => ApiError::new(Code::KmsInternal, "").because(error),
         }
     }
 
@@ -56,6 +71,7 @@ impl Refusal {
             Self::Replayed => (400, "Throttling", REPLAYED.to_owned()),
             Self::Busy => (400, "Throttling", BUSY.to_owned()),
             Self::Forbidden(text) => (403, "AccessDenied", text.to_owned()),
+            Self::Untold(_) => (500, "InternalFailure", String::new()),
         }
     }
 }
