@@ -22,10 +22,10 @@ impl Users for SystemUsers {
     }
 }
 
-/// Whether the system knows a user with this name.
+/// The id of the user with this name, if the system knows one.
 ///
 /// # Errors
 /// If the name service does not answer.
-pub(super) fn exists(name: &str) -> io::Result<bool> {
-    Ok(by_name(name)?.is_some())
+pub(super) fn uid(name: &str) -> io::Result<Option<u32>> {
+    Ok(by_name(name)?.map(|user| user.uid))
 }

@@ -25,6 +25,10 @@ pub struct AccessKey {
     pub id: String,
     /// The ARN of the principal that it signs for.
     pub principal: String,
+    /// The id of that user when it was made. One without, for a user, is not accepted: nobody can tell whether the user who
+    /// has the name now is the same. The owner's have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// When it was made, in unix seconds.
     pub created: u64,
     /// When it ends by itself, in unix seconds.
@@ -34,8 +38,8 @@ pub struct AccessKey {
 
 impl AccessKey {
     /// A fresh one.
-    pub fn generate(principal: String, created: u64, expires: Option<u64>) -> Self {
-        Self { id: id(LONG_LIVED, &random::array()), principal, created, expires }
+    pub fn generate(principal: String, uid: Option<u32>, created: u64, expires: Option<u64>) -> Self {
+        Self { id: id(LONG_LIVED, &random::array()), principal, uid, created, expires }
     }
 }
 
@@ -63,7 +67,8 @@ mod tests {
 
     #[test]
     fn an_id_looks_like_one_of_iam() {
-        let (one, two) = (AccessKey::generate(String::new(), 1, None), AccessKey::generate(String::new(), 1, None));
+        let (one, two) =
+            (AccessKey::generate(String::new(), None, 1, None), AccessKey::generate(String::new(), None, 1, None));
         assert_eq!((one.id.len(), &one.id[..4]), (20, "AKIA"));
         assert!(one.id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()));
         assert_ne!(one.id, two.id);

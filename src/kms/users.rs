@@ -103,14 +103,14 @@ impl Principals {
         Ok(Principal::User { name: self.name(uid)?, groups })
     }
 
-    /// The principal with this name. One that the system does not know has no groups.
-    pub(super) fn of_name(&self, name: &str) -> Result<Principal, Nameless> {
-        let user = recent(&self.by_name, name.to_owned(), |name| self.users.by_name(name));
-        match user? {
+    /// The principal who has this name and this id. `None` if nobody has both: the user is gone, or another one came after.
+    pub(super) fn of_name(&self, name: &str, uid: u32) -> Result<Option<Principal>, Nameless> {
+        let user = recent(&self.by_name, name.to_owned(), |name| self.users.by_name(name))?;
+        match user.filter(|user| user.uid == uid) {
             Some(user) if user.uid == OVERFLOW_UID => Err(Nameless::Unmapped),
-            Some(user) if user.uid == self.owner => Ok(Principal::Root),
-            Some(user) => Ok(Principal::User { name: user.name, groups: user.groups }),
-            None => Ok(Principal::user(name)),
+            Some(user) if user.uid == self.owner => Ok(Some(Principal::Root)),
+            Some(user) => Ok(Some(Principal::User { name: user.name, groups: user.groups })),
+            None => Ok(None),
         }
     }
 
@@ -148,10 +148,19 @@ pub(super) mod tests {
     fn the_owner_is_root_and_others_go_by_name() {
         let principals = Principals::new(Box::new(Known), 1001);
         assert_eq!(principals.of_uid(1001).unwrap(), Principal::Root);
-        assert_eq!(principals.of_name("bob").unwrap(), Principal::Root);
+        assert_eq!(principals.of_name("bob", 1001).unwrap(), Some(Principal::Root));
         let Ok(Principal::User { name, groups }) = principals.of_uid(1000) else { panic!() };
         assert!(name == "ada" && groups.contains("staff"));
         assert_eq!(principals.of_uid(77).unwrap().arn(), "arn:aws:iam::000000000000:user/uid/77");
+    }
+
+    #[test]
+    fn a_name_that_another_user_has_now_or_nobody_is_nobodys() {
+        let principals = Principals::new(Box::new(Known), 1001);
+        assert_eq!(principals.of_name("ada", 1000).unwrap(), Some(principals.of_uid(1000).unwrap()));
+        for (name, uid) in [("ada", 1002), ("ada", 1001), ("bob", 1000), ("eve", 1000)] {
+            assert_eq!(principals.of_name(name, uid).unwrap(), None, "{name} {uid}");
+        }
     }
 
     #[test]
@@ -159,7 +168,7 @@ pub(super) mod tests {
         for owner in [0, OVERFLOW_UID] {
             let principals = Principals::new(Box::new(Known), owner);
             assert!(matches!(principals.of_uid(OVERFLOW_UID), Err(Nameless::Unmapped)));
-            assert!(matches!(principals.of_name("nobody"), Err(Nameless::Unmapped)));
+            assert!(matches!(principals.of_name("nobody", OVERFLOW_UID), Err(Nameless::Unmapped)));
         }
     }
 

@@ -125,7 +125,7 @@ impl Gate {
             if key.expires.is_some_and(|expires| expires <= now) {
                 return Err(Refusal::Expired);
             }
-            (self.principal(&key.principal)?, self.keys.access_key_secret(&key.id))
+            (self.principal(&key)?, self.keys.access_key_secret(&key.id))
         };
         let time = authorization.check_scope(service, headers, now)?;
         authorization.verify(secret.as_bytes(), request.method, headers, request.body)?;
@@ -134,13 +134,14 @@ impl Gate {
         Ok(Identity { principal, signed: Some(signed), region: authorization.region.to_owned() })
     }
 
-    /// The principal with this ARN.
-    fn principal(&self, arn: &str) -> Result<Principal, Refusal> {
-        if arn == root_arn() {
+    /// Whom an access key is for, if he is still there.
+    fn principal(&self, key: &AccessKey) -> Result<Principal, Refusal> {
+        if key.principal == root_arn() {
             return Ok(Principal::Root);
         }
-        let name = arn.strip_prefix(&Principal::user("").arn()).ok_or(Refusal::Unrecognized)?;
-        Ok(self.principals.of_name(name)?)
+        let name = key.principal.strip_prefix(&Principal::user("").arn()).ok_or(Refusal::Unrecognized)?;
+        let uid = key.uid.ok_or(Refusal::Unrecognized)?;
+        self.principals.of_name(name, uid)?.ok_or(Refusal::Unrecognized)
     }
 }
 
@@ -172,6 +173,23 @@ mod tests {
         {
             assert_eq!(check_browser(peer, &headers(&[("host", "kms.example")])), Ok(()));
             assert!(check_browser(peer, &headers(&[("host", "kms.example"), ("origin", "https://x")])).is_err());
+        }
+    }
+
+    #[test]
+    fn an_access_key_is_for_who_had_the_name_when_it_was_made() {
+        use crate::crypto::Secret;
+        use crate::kms::users::tests::Known;
+        let gate = Gate {
+            principals: Principals::new(Box::new(Known), 1001),
+            keys: CredentialKeys::new(&Secret::random()),
+            replays: Replays::since(0),
+        };
+        let of = |principal: Principal, uid| gate.principal(&AccessKey::generate(principal.arn(), uid, 1, None));
+        assert_eq!(of(Principal::Root, None), Ok(Principal::Root));
+        assert_eq!(of(Principal::user("ada"), Some(1000)).unwrap().name(), Some("ada"));
+        for (name, uid) in [("ada", Some(1002)), ("ada", None), ("eve", Some(1000)), ("eve", None)] {
+            assert_eq!(of(Principal::user(name), uid), Err(Refusal::Unrecognized), "{name} {uid:?}");
         }
     }
 }

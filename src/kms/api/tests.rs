@@ -1,5 +1,6 @@
 //! A server on real sockets, spoken to byte by byte.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -333,6 +334,28 @@ fn a_deleted_access_key_is_refused_at_once() {
 }
 
 #[test]
+fn the_access_key_of_a_user_is_refused_when_another_one_has_his_name() {
+    let running = Running::start();
+    for (name, uid, is_taken) in [("ada", 1000, true), ("ada", 1234, false), ("eve", 1000, false)] {
+        let made = running.local("kmsfs.CreateAccessKey", json!({ "UserName": name, "UserId": uid }));
+        let text = |name: &str| made["AccessKey"][name].as_str().unwrap().to_owned();
+        let request = Signed {
+            access_key: text("AccessKeyId"),
+            secret: text("SecretAccessKey"),
+            ..Signed::new(&running, "GenerateRandom", &json!({ "NumberOfBytes": 8 }))
+        };
+        let answer = running.raw(request.bytes().as_bytes());
+        if is_taken {
+            assert_eq!(answer.0, 200, "{answer:?}");
+        } else {
+            assert_eq!(name_of(answer), "UnrecognizedClientException", "{name} {uid}");
+        }
+    }
+    let mut client = Client::connect(&running.socket).unwrap();
+    assert!(client.call("kmsfs.CreateAccessKey", &json!({ "UserName": "ada" })).is_err());
+}
+
+#[test]
 fn the_servers_own_operations_are_local_and_unsigned() {
     let running = Running::start();
     for operation in [super::SESSION_CREDENTIALS, super::ENDPOINT] {
@@ -466,11 +489,11 @@ struct SlowState {
 }
 
 impl Users for Slow {
-    fn by_uid(&self, uid: u32) -> Option<LocalUser> {
+    fn by_uid(&self, uid: u32) -> std::io::Result<Option<LocalUser>> {
         Known.by_uid(uid)
     }
 
-    fn by_name(&self, name: &str) -> Option<LocalUser> {
+    fn by_name(&self, name: &str) -> std::io::Result<Option<LocalUser>> {
         if name.starts_with("slow") {
             self.0.waiting.fetch_add(1, Ordering::SeqCst);
             let start = Instant::now();
@@ -478,6 +501,7 @@ impl Users for Slow {
                 std::thread::sleep(Duration::from_millis(5));
             }
             self.0.gave_up.fetch_or(!self.0.is_open.load(Ordering::SeqCst), Ordering::SeqCst);
+            return Ok(Some(LocalUser { uid: 5000, name: name.to_owned(), groups: BTreeSet::new() }));
         }
         Known.by_name(name)
     }
@@ -489,7 +513,8 @@ fn a_user_whose_name_takes_long_to_be_found_keeps_nobody_else_waiting() {
     let running = Running::start_with(Box::new(slow.clone()));
     let requests: Vec<Signed> = (0..4)
         .map(|number| {
-            let made = running.local("kmsfs.CreateAccessKey", json!({ "UserName": format!("slow{number}") }));
+            let made =
+                running.local("kmsfs.CreateAccessKey", json!({ "UserName": format!("slow{number}"), "UserId": 5000 }));
             let text = |name: &str| made["AccessKey"][name].as_str().unwrap().to_owned();
             Signed {
                 access_key: text("AccessKeyId"),

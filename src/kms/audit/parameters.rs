@@ -49,6 +49,7 @@ const HARMLESS: &[&str] = &[
     "Tags",
     "TargetKeyId",
     "User",
+    "UserId",
     "UserName",
     "Version",
 ];

@@ -24,20 +24,29 @@ fn described(key: &AccessKey) -> Value {
     if let Some(name) = name {
         value["UserName"] = name.into();
     }
+    if let Some(uid) = key.uid {
+        value["UserId"] = uid.into();
+    }
     if let Some(expires) = key.expires {
         value["ExpirationDate"] = expires.into();
     }
     value
 }
 
-/// For a user, or for the owner if none is named. The secret is told this once.
+/// For a user, named with his id, or for the owner if none is named. The secret is told this once.
 pub(super) fn create(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut Keystore) -> Answer {
     let (name, days) = (params.text("UserName", &USER_NAME), params.number("ValidDays", 1, MAX_DAYS));
+    let uid = params.number("UserId", 0, u32::MAX);
     params.check()?;
     asked.require_root("kmsfs:CreateAccessKey")?;
+    if name.is_some() != uid.is_some() {
+        let message =
+            "A user is named by UserName and UserId, so that nobody who gets the name later has his access keys.";
+        return Err(ApiError::new(Code::Validation, message));
+    }
     let principal = name.map_or(Principal::Root, Principal::user);
     let expires = days.map(|days| asked.now + u64::from(days) * DAY);
-    let key = AccessKey::generate(principal.arn(), asked.now, expires);
+    let key = AccessKey::generate(principal.arn(), uid, asked.now, expires);
     let mut value = described(&key);
     value["SecretAccessKey"] = keystore.access_key_secret(&key.id).as_str().into();
     keystore.add_access_key(key)?;
