@@ -330,6 +330,4 @@ fn tokens_of_another_key_are_refused_and_those_of_gone_grants_give_nothing() {
     assert_eq!(tokens.check(&issued, &other, find).unwrap_err().code, Code::InvalidGrantToken);
     assert_eq!(tokens.check(&issued[1..], &other, find), Ok(()));
     assert_eq!(tokens.check(&["x".to_owned()], &live.key, find).unwrap_err().code, Code::InvalidGrantToken);
-    assert_eq!(tokens.check(&vec![issued[0].clone(); 10], &live.key, find), Ok(()));
-    assert_eq!(tokens.check(&vec![issued[0].clone(); 11], &live.key, find).unwrap_err().code, Code::Validation);
 }
