@@ -105,15 +105,19 @@ impl<'a> Reading<'a> {
     }
 
     fn character(&mut self, next: char) {
-        let mut after = vec![false; self.used.len()];
-        for (at, token) in self.tokens.iter().enumerate().filter(|(at, _)| self.used[*at]) {
-            match token {
-                Token::Any => after[at] = true,
-                Token::One => after[at + 1] = true,
-                Token::Char(wanted) => after[at + 1] |= *wanted == next,
-            }
+        // From behind, so that what is looked at is from before this character.
+        for at in (0..self.used.len()).rev() {
+            let stays = self.used[at] && self.tokens.get(at) == Some(&Token::Any);
+            let comes = at.checked_sub(1).is_some_and(|before| {
+                let reads = match self.tokens[before] {
+                    Token::Any => false,
+                    Token::One => true,
+                    Token::Char(wanted) => wanted == next,
+                };
+                self.used[before] && reads
+            });
+            self.used[at] = stays || comes;
         }
-        self.used = after;
         self.pass_stars();
     }
 
