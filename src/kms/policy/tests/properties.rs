@@ -157,4 +157,17 @@ proptest! {
         }
         prop_assert_eq!(super::super::pattern::Glob::wild(&pattern).matches(&text), slow(pattern.as_bytes(), text.as_bytes()));
     }
+
+    #[test]
+    fn a_resource_matches_if_there_is_a_region_in_which_it_does(
+        pattern in "(a:b:a:|\\*|a:\\*|[ab:*?]{0,3})[ab:*?]{0,4}(:b:a|\\*|[ab:*?]{0,3})",
+    ) {
+        let glob = super::super::pattern::Glob::wild(&pattern);
+        let regions = (0..8).flat_map(|length| (0..1 << length).map(move |bits| (length, bits)));
+        let named = |(length, bits): (u32, u32)| -> String {
+            (0..length).map(|at| if bits >> at & 1 == 0 { 'a' } else { 'b' }).collect()
+        };
+        let some = regions.map(named).any(|region| glob.matches(&format!("a:b:a:{region}:b:a")));
+        prop_assert_eq!(glob.matches_in_some_region("a:b:a:aa:b:a"), some, "{}", pattern);
+    }
 }
