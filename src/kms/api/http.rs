@@ -1,6 +1,7 @@
 //! One request: from its HTTP to the operation, and from what that answers to HTTP (AWS JSON 1.1; query for STS).
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
-use super::pace::Paces;
+use super::pace::{Paces, is_quick};
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
@@ -77,8 +78,9 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
     {
         return Ok(refuse(is_form, Refusal::Unsigned, request_id));
     }
-    let place = api.paces.enter(operation(&parts.headers).unwrap_or_default()).await;
-    // To name a user may ask another machine, and every operation may have to wait for the keystore or the audit log.
+    let operation_name = operation(&parts.headers).unwrap_or_default();
+    let is_quick = is_quick(&api.service, operation_name, &body);
+    let place = api.paces.enter(operation_name).await;
     let work = move || {
         let _place = place;
         let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
@@ -92,7 +94,12 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
             },
         }
     };
-    Ok(tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+    let done = if is_quick {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it panicked".to_owned())
+    } else {
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+    };
+    Ok(done.unwrap_or_else(|error| {
         log::error!("request {request_id} gave up: {error}");
         json_error(&ApiError::new(Code::KmsInternal, ""), request_id)
     }))

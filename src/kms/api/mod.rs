@@ -10,7 +10,8 @@
 //! - no input ends the process, and a panic costs the request that it happened in;
 //! - plain TCP stays on loopback, and is deaf to browsers.
 //!
-//! The only place with async code: an answer is computed by plain functions, each in a thread that may wait.
+//! The only place with async code: an answer is computed by plain functions, in a thread that may wait
+//! unless it takes microseconds only.
 
 mod client;
 mod credentials;

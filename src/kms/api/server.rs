@@ -23,7 +23,7 @@ use super::credentials::CredentialKeys;
 use super::gate::{Gate, Peer};
 use super::guests::{Guests, Seat};
 use super::http::{Api, Origin, respond};
-use super::pace::{self, Paces};
+use super::pace::{self, Paces, Patient};
 use super::replay::Replays;
 #[cfg(feature = "aws-lc")]
 use super::tls::{self, Acceptor};
@@ -184,7 +184,11 @@ impl Server {
         if let Some(path) = &listen.unix {
             unix.push(Socket::bind(path, 0o666)?);
         }
-        let gate = Gate { principals: Principals::new(users, owner), keys, replays: Replays::since(clock::now()) };
+        let gate = Gate {
+            principals: Principals::new(Box::new(Patient(users)), owner),
+            keys,
+            replays: Replays::since(clock::now()),
+        };
         let (stop, _) = watch::channel(false);
         let scheme = if listen.tls.is_some() { "https" } else { "http" };
         // With the port that the system chose if 0 was asked for.
@@ -204,8 +208,8 @@ impl Server {
         self.stop.clone()
     }
 
-    /// Answers requests until it is stopped; then those that have begun have ten seconds. `threads` read requests and write
-    /// answers, others compute them.
+    /// Answers requests until it is stopped; then those that have begun have ten seconds. `threads` read requests, write
+    /// answers and compute those that are quick; others compute the rest.
     ///
     /// # Errors
     /// If the threads or sockets cannot be used.

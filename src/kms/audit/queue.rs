@@ -110,6 +110,11 @@ impl Queue {
         self.state.lock().unfit.clone()
     }
 
+    /// Whether who pushes may soon have to wait for room.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.state.lock().events.len() > self.capacity / 2
+    }
+
     /// Waits until all that was pushed before is on the disk, with anchor and last uses. Whether it is.
     pub(super) fn flush(&self) -> bool {
         let mut state = self.state.lock();

@@ -82,6 +82,11 @@ impl Log {
         self.shared.queue.push(event).map_err(|Refused(reason)| self.closed(reason))
     }
 
+    /// Whether [`Log::record`] may soon keep its caller waiting for room.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.queue.is_crowded()
+    }
+
     /// A counter for uses like `template` that come again and again: they become one line for each interval, with their
     /// number. Events with the same principal, keys, operation, error, uid and volume have one counter.
     pub fn repeated(&self, template: Event) -> Arc<Uses> {

@@ -54,6 +54,17 @@ use params::Params;
 /// The alias of the key that kmsfs looks after itself.
 pub const SERVICE_ALIAS: &str = "alias/svc/kmsfs";
 
+/// The operations that only compute.
+const QUICK: &[&str] = &[
+    "Decrypt",
+    "DescribeKey",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateRandom",
+    "ReEncrypt",
+];
+
 /// How long what is due and could not be done is left, in seconds.
 const RETRY: u64 = 60;
 
@@ -86,6 +97,12 @@ impl Service {
     /// Whether the operation of this name changes the keystore.
     pub fn is_change(operation: &str) -> bool {
         catalog::find(operation).is_some_and(|entry| matches!(entry.run, Run::Change(_)))
+    }
+
+    /// Whether a request may take longer than some microseconds: most operations do, and all wait while something is due or
+    /// the audit log has little room.
+    pub fn may_wait(&self, operation: &str) -> bool {
+        !QUICK.contains(&operation) || self.due.load(Ordering::Acquire) <= now() || self.log.is_crowded()
     }
 
     /// The audit log.
