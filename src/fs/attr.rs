@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
@@ -276,7 +277,10 @@ impl EncryptedFs {
             return Ok(());
         }
         file.backing.admit(false)?;
-        let cut = self.content_for_writing(file)?.truncate(size);
+        let content = self.content_for_writing(file)?;
+        file.pin_mtime(None);
+        let cut = content.truncate(size);
+        drop(content);
         file.pin_mtime(None);
         self.after_write(file);
         cut?;
@@ -305,8 +309,8 @@ impl EncryptedFs {
 
     /// Space and limits of the backing store, with names as long as ours may be.
     pub fn statfs(&self) -> Result<Filesystem> {
-        // What was removed is not to be counted.
-        self.closer.finish();
+        // What was removed is not to be counted, but for what takes long: a desktop asks every second.
+        self.closer.finish_within(Duration::from_millis(100));
         let s = sys::stat::filesystem(&self.root)?;
         Ok(Filesystem {
             blocks: s.f_blocks,

@@ -124,7 +124,12 @@ impl Backing {
         let flags = sys::file::flags(fd.as_fd())?;
         sys::file::set_flags(fd.as_fd(), flags & !*fixed)?;
         let done = act(fd.as_fd());
-        sys::file::set_flags(fd.as_fd(), flags)?;
+        if let Err(errno) = sys::file::set_flags(fd.as_fd(), flags) {
+            log::error!(
+                "inode {}: the flags of chattr(1) were set aside for a change and could not be set again: {errno}. Next: chattr +i or +a, as they were",
+                sys::stat::of_fd(&*fd).map_or(0, |stat| stat.ino)
+            );
+        }
         done
     }
 

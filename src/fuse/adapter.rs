@@ -167,7 +167,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -177,13 +177,13 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", || {
             let (from, to) = (at(parent, name), at(newparent, newname));
-            reply::empty(reply, self.fs.rename(&from, &to, convert::rename_flags(flags)));
+            reply::empty(reply, self.fs.rename(&caller(req), &from, &to, convert::rename_flags(flags)));
         });
     }
 
-    fn link(&self, _req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+    fn link(&self, req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         guarded("link", || {
-            reply::entry(reply, self.fs.link(ino(number), at(newparent, newname)), self.caching);
+            reply::entry(reply, self.fs.link(&caller(req), ino(number), at(newparent, newname)), self.caching);
         });
     }
 
