@@ -247,3 +247,31 @@ impl BackingFile for Backing {
         self.with(sys::file::sync_all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_is_pushed_once_unless_it_was_synced() {
+        let file = Backing::new(tempfile::tempfile().unwrap().into(), true);
+        let part = vec![0; (PUSH_AFTER / 2) as usize];
+        let write = |parts: u64| {
+            for i in 0..parts {
+                file.write_at(&part, CipherOffset(i * PUSH_AFTER / 2)).unwrap();
+            }
+        };
+        write(1);
+        assert!(file.to_push().is_none());
+        file.write_parts(&mut [IoSlice::new(&part)], CipherOffset(0)).unwrap();
+        assert!(file.to_push().is_some());
+        assert!(file.to_push().is_none());
+        write(2);
+        file.sync_data().unwrap();
+        assert!(file.to_push().is_none());
+        write(3);
+        file.sync_all().unwrap();
+        write(1);
+        assert!(file.to_push().is_none());
+    }
+}
