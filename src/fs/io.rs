@@ -151,6 +151,9 @@ impl EncryptedFs {
         file.pin_mtime(None);
         // After an error, too: a part may have been written.
         self.after_write(file);
+        if let Some(fd) = file.backing.to_push() {
+            self.pusher.push(fd);
+        }
         written.map_err(|error| self.report(file.ino, error))?;
         if origin == WriteOrigin::PrivilegesEnd { self.end_privileges(file) } else { Ok(()) }
     }
