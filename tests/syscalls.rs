@@ -26,7 +26,7 @@ const RECORD: &[(&str, u32, u32)] = &[
     ("open, read, close; warm", 3, 9),
     ("stat; cold", 1, 1),
     ("stat; warm", 0, 0),
-    ("rename", 5, 10),
+    ("rename", 5, 8),
     ("unlink", 4, 4),
     ("mkdir", 3, 13),
     ("list 100 names; cold", 5, 112),
