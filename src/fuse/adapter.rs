@@ -123,7 +123,8 @@ impl Filesystem for Adapter {
                 return reply::attr(reply, self.end_privileges(&caller, number, fh), self.caching);
             }
             let (atime, mtime) = (convert::set_time(atime), convert::set_time(mtime));
-            let changes = Changes { perm: mode.map(convert::perm), uid, gid, size, atime, mtime };
+            let ctime = ctime.map(convert::requested_time);
+            let changes = Changes { perm: mode.map(convert::perm), uid, gid, size, atime, mtime, ctime };
             reply::attr(reply, self.fs.setattr(&caller, number, &changes, fh), self.caching);
         });
     }
