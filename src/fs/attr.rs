@@ -79,11 +79,11 @@ pub fn without_privileges(perm: u32) -> u32 {
     perm & !(SETUID | drop_group)
 }
 
-/// Sets the times of what is open. chattr +a and +i forbid that, but the kernel tells the times of writes in this way: one
-/// that was allowed must not fail afterwards.
+/// Sets the times of what is open. chattr +a and +i forbid that, but the kernel tells the modification time of writes in this way:
+/// one that was allowed must not fail afterwards.
 pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) -> Result<()> {
     match sys::file::set_times(fd, atime, mtime) {
-        Err(Errno::PERM) => Ok(()),
+        Err(Errno::PERM) if atime == SetTime::Keep => Ok(()),
         done => Ok(done?),
     }
 }
@@ -201,7 +201,7 @@ impl EncryptedFs {
                 Ok(Some(known)) => return Ok(known),
                 // The kernel keeps times, and tells them when it likes: also of a file that is gone and that nobody has open.
                 // The same of a file that may not be changed any more (chattr +i).
-                Err(Error::Sys(Errno::PERM)) if changes.are_times_only() => {}
+                Err(Error::Sys(Errno::PERM)) if changes.is_mtime_only() => {}
                 Err(Error::Sys(Errno::STALE)) if changes.are_times_only() => {
                     return self.inodes.kind(ino).map(|kind| gone(ino, kind)).ok_or(Errno::STALE.into());
                 }
