@@ -108,14 +108,16 @@ impl Service {
     /// # Errors
     /// As AWS KMS does, by name and text.
     pub fn call(&self, call: &Call<'_>, operation: &str, params: Value) -> Result<Value, ApiError> {
-        let Some(entry) = catalog::find(operation) else {
-            return Err(if catalog::UNSUPPORTED.contains(&operation) {
-                ApiError::new(Code::UnsupportedOperation, format!("{operation} is not supported."))
-            } else {
-                ApiError::new(Code::UnknownOperation, "")
-            });
-        };
         let time = now();
+        let Some(entry) = catalog::find(operation) else {
+            // As in CloudTrail: what AWS KMS has is recorded, what no KMS has is not.
+            if !catalog::UNSUPPORTED.contains(&operation) {
+                return Err(ApiError::new(Code::UnknownOperation, ""));
+            }
+            let error = ApiError::new(Code::UnsupportedOperation, format!("{operation} is not supported."));
+            self.record(Event::of(call, operation, time).with_parameters(&params).with_error(&error))?;
+            return Err(error);
+        };
         if matches!(entry.run, Run::Change(_)) {
             self.log.admit().map_err(|error| unrecorded(&error))?;
         }
@@ -135,8 +137,12 @@ impl Service {
             Ok(answer) => event.with_response(answer),
             Err(error) => event.with_error(error),
         };
-        self.log.record(event).map_err(|error| unrecorded(&error))?;
+        self.record(event)?;
         answer
+    }
+
+    fn record(&self, event: Event) -> Result<(), ApiError> {
+        self.log.record(event).map_err(|error| unrecorded(&error))
     }
 
     fn answer(
@@ -226,6 +232,9 @@ impl From<KeystoreError> for ApiError {
     fn from(error: KeystoreError) -> Self {
         let (code, message) = match &error {
             KeystoreError::Kms(super::KmsError::NotFound(_)) => (Code::NotFound, error.to_string()),
+            KeystoreError::NewestVersion { .. }
+            | KeystoreError::NoSuchVersion { .. }
+            | KeystoreError::VersionDestroyed { .. } => (Code::Validation, error.to_string()),
             KeystoreError::TooManyVersions(_) => (Code::LimitExceeded, "Too many versions of key material.".to_owned()),
             _ => (Code::KmsInternal, String::new()),
         };
