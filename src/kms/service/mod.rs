@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
+use zeroize::Zeroize;
 
 pub use call::{Call, Source};
 pub use error::{ApiError, Code};
@@ -107,7 +108,13 @@ impl Service {
     ///
     /// # Errors
     /// As AWS KMS does, by name and text.
-    pub fn call(&self, call: &Call<'_>, operation: &str, params: Value) -> Result<Value, ApiError> {
+    pub fn call(&self, call: &Call<'_>, operation: &str, mut params: Value) -> Result<Value, ApiError> {
+        let answer = self.recorded(call, operation, &params);
+        wipe(&mut params);
+        answer
+    }
+
+    fn recorded(&self, call: &Call<'_>, operation: &str, params: &Value) -> Result<Value, ApiError> {
         let time = now();
         let Some(entry) = catalog::find(operation) else {
             // As in CloudTrail: what AWS KMS has is recorded, what no KMS has is not.
@@ -115,15 +122,15 @@ impl Service {
                 return Err(ApiError::new(Code::UnknownOperation, ""));
             }
             let error = ApiError::new(Code::UnsupportedOperation, format!("{operation} is not supported."));
-            self.record(Event::of(call, operation, time).with_parameters(&params).with_error(&error))?;
+            self.record(Event::of(call, operation, time).with_parameters(params).with_error(&error))?;
             return Err(error);
         };
         if matches!(entry.run, Run::Change(_)) {
             self.log.admit().map_err(|error| unrecorded(&error))?;
         }
         let mut trace = Trace::default();
-        let answer = self.answer(call, entry, (&params, time), &mut trace);
-        let mut event = Event::of(call, entry.name, time).with_parameters(&params);
+        let answer = self.answer(call, entry, (params, time), &mut trace);
+        let mut event = Event::of(call, entry.name, time).with_parameters(params);
         for arn in trace.keys {
             event = event.with_key(arn);
         }
@@ -204,6 +211,16 @@ impl Service {
             record_own(&self.log, "CreateKey", &[id]);
             Ok(())
         })
+    }
+}
+
+/// Wipes the texts of a request or an answer: a plaintext or a key may be among them.
+pub fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
