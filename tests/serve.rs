@@ -152,6 +152,34 @@ fn commands_find_the_server_that_has_the_keystore_and_others_find_it_in_use() {
 }
 
 #[test]
+fn a_version_is_retired_through_the_server() {
+    const DEFAULT: &str = "alias/kmsfs/default";
+    let scene = Scene::new();
+    let (server, _) = scene.serve(&[]);
+    let vault = scene.base.path().join("vault");
+    let vault = vault.to_str().unwrap();
+    let ok = |arguments: &[&str]| {
+        let done = scene.run(arguments);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    ok(&["key", "rotate", DEFAULT]);
+    let kept = scene.run(&["key", "retire", DEFAULT, "1"]);
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.code() == Some(8) && said.contains("still need version 1"), "{kept:?}");
+    ok(&["rewrap", vault]);
+    assert!(ok(&["key", "retire", DEFAULT, "1"]).contains("Version 1 of alias/kmsfs/default is destroyed"));
+    let again = scene.run(&["key", "retire", DEFAULT, "1"]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && said.contains("destroyed"), "{again:?}");
+    let log = fs::read_to_string(scene.keystore.join("audit/events-00000001.jsonl")).unwrap();
+    assert!(log.contains("\"eventName\":\"kmsfs.RetireKeyVersion\""));
+    assert!(end(server, Signal::TERM).success());
+    let versions: Value = serde_json::from_str(&ok(&["key", "versions", DEFAULT, "--json"])).unwrap();
+    assert!(versions[0]["destroyed"].is_u64() && versions[1]["destroyed"].is_null(), "{versions}");
+}
+
+#[test]
 fn every_answered_change_is_there_after_kill_9() {
     let rounds = std::env::var("KMSFS_SERVE_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());
     let scene = Scene::new();

@@ -12,7 +12,7 @@ use super::set_suite::XTS_WARNING;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume, probe_store};
-use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
+use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms, Operation};
 use crate::sys;
 
 /// The alias of the key that volumes use if none is named.
@@ -183,7 +183,11 @@ fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
             keystore.create_alias(DEFAULT_KEY, &id.0)?;
             Ok(id)
         }
-        resolved => Ok(resolved?),
+        resolved => {
+            let id = resolved?;
+            keystore.keys().resolve(&id.0)?.require(Operation::Wrap)?;
+            Ok(id)
+        }
     }
 }
 

@@ -240,6 +240,12 @@ pub trait Kms: Send + Sync {
     /// What [`Kms::decrypt`] would answer.
     fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError>;
 
+    /// Whether new data keys may be wrapped under `key` now, as far as its state matters.
+    ///
+    /// # Errors
+    /// What [`Kms::generate_data_key`] would answer.
+    fn may_wrap(&self, key: &KeyId) -> Result<(), KmsError>;
+
     /// The id behind an id or an alias.
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError>;
 

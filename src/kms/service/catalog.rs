@@ -87,6 +87,7 @@ pub(super) const OPERATIONS: &[Entry] = &[
     change("kmsfs.CreateAccessKey", Needs::Look, access_keys::create),
     change("kmsfs.DeleteAccessKey", Needs::Look, access_keys::delete),
     read("kmsfs.ListAccessKeys", Needs::Look, access_keys::list),
+    change("kmsfs.RetireKeyVersion", Needs::Retire, rotation::retire),
 ];
 
 /// The other operations of AWS KMS (botocore's model of 2026): signing, MACs, key agreement, imported key material, custom key

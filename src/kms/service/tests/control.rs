@@ -259,6 +259,8 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
         .ok("GenerateDataKey", json!({ "KeyId": id, "KeySpec": "AES_256", "EncryptionContext": { "Team": "Blue" } }));
     fixture.refused("Decrypt", json!({ "CiphertextBlob": made["CiphertextBlob"] }));
     fixture.call_as(&Principal::user("eve"), "DisableKey", json!({ "KeyId": id })).unwrap_err();
+    fixture.refused("Sign", json!({ "KeyId": id, "Message": base64(b"to be signed") }));
+    fixture.refused("Forge", json!({ "KeyId": id }));
     fixture.service.log().flush().unwrap();
     let mut log = String::new();
     for entry in std::fs::read_dir(fixture.service.log().dir()).unwrap() {
@@ -279,6 +281,10 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
     assert_eq!(event("Decrypt")["kmsfs"]["reason"], "wrong encryption context or altered blob");
     let denied = event("DisableKey");
     assert_eq!((&denied["errorCode"], &denied["userIdentity"]["userName"]), (&json!("AccessDenied"), &json!("eve")));
+    let unsupported = event("Sign");
+    assert_eq!(unsupported["errorCode"], "UnsupportedOperationException");
+    assert_eq!(unsupported["requestParameters"], json!({ "keyId": id }));
+    assert!(events.iter().all(|event| event["eventName"] != "Forge"), "no KMS has that operation");
     let usage = fixture.ok("GetKeyLastUsage", json!({ "KeyId": id }));
     assert_eq!(usage["KeyLastUsage"]["Operation"], "GenerateDataKey");
     let unused = fixture.ok("GetKeyLastUsage", json!({ "KeyId": fixture.key() }));
