@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::kms_call::Kms;
-use super::kms_show::{Ask, all_pages, object, pair};
+use super::kms_show::{Ask, object, pair};
 use crate::kms::{Principal, root_arn};
 
 /// Arguments of `kmsfs grant`.
@@ -159,10 +159,5 @@ fn list(ask: &Ask, key: Option<&str>, grantee: Option<&str>, retirable_by: Optio
     if let Some(user) = grantee {
         parameters["GranteePrincipal"] = arn(user).into();
     }
-    let whole = all_pages("Grants", |marker| {
-        let mut parameters = parameters.clone();
-        parameters["Marker"] = marker.into();
-        kms.call(operation, parameters)
-    })?;
-    ask.show(&whole)
+    ask.show(&kms.list(operation, "Grants", &parameters)?)
 }
