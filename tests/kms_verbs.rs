@@ -124,6 +124,48 @@ fn data_keys_and_key_pairs_come_with_their_wrapped_halves() {
     assert_eq!(home.ok_with(&[&["decrypt", "--key", "alias/inbox"], &oaep[..]].concat(), &sealed), b"letter");
 }
 
+/// A key whose wrapped copy cannot be kept is not made, and no part of an answer stays without the others.
+#[test]
+fn keys_are_written_with_all_their_parts_or_not_at_all() {
+    let home = Home::new();
+    let (plain, taken) = (home.path("plain"), home.path("taken"));
+    fs::write(home.at("taken"), "mine").expect("write");
+    let data_key = ["generate-data-key", KEY, "--plaintext", &plain, "--out"];
+    assert!(home.refused(&[&data_key[..], &[&taken]].concat(), 2).contains("exists"));
+    assert!(!home.at("plain").exists());
+    home.refused(&[&data_key[..], &["/nowhere/x"]].concat(), 1);
+    assert!(!home.at("plain").exists());
+    home.refused(&["generate-data-key", KEY, "--plaintext", &plain, "--out", &plain], 2);
+    home.refused(&["generate-data-key", "alias/none", "--plaintext", &plain, "--out", &home.path("blob")], 8);
+    assert!(!home.at("plain").exists() && !home.at("blob").exists());
+    let pair = ["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--private", &plain, "--public", &taken];
+    home.refused(&[&pair[..], &["--out", &home.path("blob")]].concat(), 2);
+    assert!(!home.at("plain").exists() && !home.at("blob").exists());
+    assert_eq!(fs::read(home.at("taken")).expect("read"), b"mine");
+    home.ok(&[&data_key[..], &[&home.path("blob")]].concat());
+    assert_eq!(home.ok_with(&["decrypt", "--in", &home.path("blob")], b""), fs::read(&plain).expect("read"));
+}
+
+#[test]
+fn json_is_printed_and_goes_into_no_file() {
+    let home = Home::new();
+    let file = home.path("file");
+    for arguments in [
+        &["encrypt", KEY, "--out", &file][..],
+        &["generate-random", "16", "--out", &file],
+        &["generate-data-key", KEY, "--plaintext", &file],
+        &["generate-data-key", KEY, "--out", &file],
+        &["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--private", &file],
+        &["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--public", &file],
+    ] {
+        let refused = home.run(&[arguments, &["--json"]].concat(), b"");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("--json"), "{arguments:?}: {said}");
+    }
+    assert!(!home.at("file").exists());
+    assert!(home.json(&["generate-data-key", KEY, "--json"])["Plaintext"].is_string());
+}
+
 #[test]
 fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     let home = Home::new();
