@@ -108,12 +108,12 @@ fn open(
     keystore: &Path,
     secret: &UnlockSecret,
 ) -> Result<(Arc<LocalKms>, crate::envelope::Volume), Failure> {
-    let refused = match unlock(header, keystore, secret) {
+    let refused = match unlock(header, keystore, secret, None) {
         Err(failure) if failure.code == Code::NotAVolume => failure,
         done => return done,
     };
     match VolumeHeader::read(header.root(), Source::Backup) {
-        Ok(backup) => unlock(&backup, keystore, secret).map_err(|_| refused),
+        Ok(backup) => unlock(&backup, keystore, secret, None).map_err(|_| refused),
         Err(_) => Err(refused),
     }
 }

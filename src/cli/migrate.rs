@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     check(&header, to)?;
     let dir = args.keystore.dir()?;
-    let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&header, &dir, &secret))?;
+    let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&header, &dir, &secret, None))?;
     sys::process::clear_umask();
     let marked = volume.header.placed(&*kms, to, true)?;
     marked.store()?;

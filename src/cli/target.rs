@@ -113,7 +113,7 @@ impl Opened {
     /// Unlocks the volume in `path` and keeps others out of it.
     pub(super) fn open(path: &Path, keystore: &KeystoreArgs) -> Result<Self, Failure> {
         let dir = keystore.dir()?;
-        Self::unlocked(path, |header| keystore.secret.unlock(|secret| unlock(header, &dir, &secret)))
+        Self::unlocked(path, |header| keystore.secret.unlock(|secret| unlock(header, &dir, &secret, None)))
     }
 
     /// The same, with keys that are unlocked already.
