@@ -242,6 +242,10 @@ fn it_is_told_which_statement_or_grant_decides() {
     assert_eq!(home.json(&["key", "explain", KEY, "--user", "daemon", "--json"])["allowed"], false);
     assert!(home.ok(&["key", "explain", KEY, "--action", "PutKeyPolicy"]).contains("ALLOWED: statement 1"));
     assert!(home.refused(&["key", "explain", KEY, "--user", "no-such-user"], 2).contains("no-such-user"));
+    // As mounts see them: by number who has no name, or who stands for several.
+    for (user, principal) in [("uid/54321", "user/uid/54321"), ("nobody", "user/uid/65534"), ("uid/1", "user/daemon")] {
+        assert!(home.ok(&["key", "explain", KEY, "--user", user]).contains(&format!(":{principal} kms:")), "{user}");
+    }
 
     let file = home.path("policy.json");
     let deny = r#"{"Version":"2012-10-17","Statement":[{"Sid":"No","Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}"#;

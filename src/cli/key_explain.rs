@@ -1,7 +1,6 @@
 //! `kmsfs key explain` and `kmsfs policy simulate`: which statement or grant decides about a request, and why.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -9,16 +8,16 @@ use serde_json::json;
 use super::failure::{Code, Failure};
 use super::kms_call::Kms;
 use super::kms_show::{Ask, object, pair};
-use super::users::SystemUsers;
+use super::users;
+use crate::kms::Principal;
 use crate::kms::policy::Policy;
-use crate::kms::{Principal, Users};
 
 /// Arguments of `kmsfs key explain`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The key: its id or an alias
     key: String,
-    /// Who would ask [default: the owner of the keystore]
+    /// Who would ask: a user, or uid/NUMBER for one without a name [default: the owner of the keystore]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// What would be asked for: Decrypt, GenerateDataKey, ...
@@ -66,12 +65,11 @@ fn explain(args: &Args, policy: Option<&str>) -> Result<(), Failure> {
     args.ask.say(&answer["Explanation"], answer["Text"].as_str().unwrap_or_default().trim_end())
 }
 
-/// The user of this system with this name, as the policies of a keystore see it.
+/// The user of this system with this name, as a mount sees it.
 fn principal(keystore: &Path, name: &str) -> Result<Principal, Failure> {
-    let user = SystemUsers.by_name(name).ok_or_else(|| {
+    users::principal(keystore, name)?.ok_or_else(|| {
         let text = format!("there is no user {name} on this system");
-        Failure::new(Code::Usage, "key explain", text, "name another with --user; id NAME tells whether there is one")
-    })?;
-    let owner = fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?.uid();
-    if user.uid == owner { Ok(Principal::Root) } else { Ok(Principal::User { name: user.name, groups: user.groups }) }
+        let next = "name another with --user, or uid/NUMBER; id NAME tells whether there is one";
+        Failure::new(Code::Usage, "key explain", text, next)
+    })
 }

@@ -1,6 +1,5 @@
 //! Unlocking a volume, and keeping others out of it.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::failure::Failure;
 use super::mounts;
 use super::recording::Recording;
-use super::users::SystemUsers;
+use super::users::{SystemUsers, owner_of};
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
 use crate::kms::{BUNDLE_NAME, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
 use crate::sys;
@@ -75,11 +74,6 @@ pub(super) fn unlock(
 /// With the users of this system. Who owns the keystore is the root of its account.
 fn for_users(kms: LocalKms, owner: u32) -> Arc<LocalKms> {
     Arc::new(kms.with_users(Box::new(SystemUsers), owner))
-}
-
-fn owner_of(keystore: &Path) -> Result<u32, Failure> {
-    let found = std::fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?;
-    Ok(found.uid())
 }
 
 /// Whether the volume's copy is of another keystore: another passphrase may open it then.

@@ -1,6 +1,11 @@
 //! The system's users, for a room that makes no system calls.
 
-use crate::kms::{LocalUser, Users};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::failure::Failure;
+use crate::kms::{LocalUser, Principal, Users, principal_in_mounts};
 use crate::sys::users::{UserRecord, by_name, by_uid};
 
 /// Users and groups as the name service of the system knows them.
@@ -18,6 +23,18 @@ impl Users for SystemUsers {
     fn by_name(&self, name: &str) -> Option<LocalUser> {
         by_name(name).map(local)
     }
+}
+
+/// Whom mounts with this keystore take the user of this name for; `uid/NUMBER` names one who has no name. `None` if there is no
+/// such user on this system.
+pub(super) fn principal(keystore: &Path, name: &str) -> Result<Option<Principal>, Failure> {
+    Ok(principal_in_mounts(Box::new(SystemUsers), owner_of(keystore)?, name))
+}
+
+/// The user id of the root of the account: who owns the keystore.
+pub(super) fn owner_of(keystore: &Path) -> Result<u32, Failure> {
+    let found = fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?;
+    Ok(found.uid())
 }
 
 /// Whether the system knows a user with this name.

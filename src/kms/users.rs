@@ -87,6 +87,11 @@ impl Principals {
         Some(Principal::User { name: self.name(uid), groups })
     }
 
+    /// The principal behind a user id in a mount. The kernel knows every user of a mount, so there is none that it cannot name.
+    pub(super) fn in_mount(&self, uid: u32) -> Principal {
+        self.of_uid(uid).unwrap_or_else(|| Principal::user(&format!("uid/{uid}")))
+    }
+
     /// The principal with this name. One that the system does not know has no groups.
     pub(super) fn of_name(&self, name: &str) -> Option<Principal> {
         let user = recent(&self.by_name, name.to_owned(), |name| self.users.by_name(name));
@@ -101,6 +106,14 @@ impl Principals {
     fn lookup(&self, uid: u32) -> Option<LocalUser> {
         recent(&self.by_uid, uid, |uid| self.users.by_uid(*uid))
     }
+}
+
+/// Whom mounts with a keystore that belongs to `owner` take the user of this name for; `uid/NUMBER` names one who has no name.
+/// `None` if `users` knows none.
+pub fn principal_in_mounts(users: Box<dyn Users>, owner: u32, name: &str) -> Option<Principal> {
+    let number = name.strip_prefix("uid/").and_then(|number| number.parse().ok());
+    let uid = number.or_else(|| users.by_name(name).map(|user| user.uid))?;
+    Some(Principals::new(users, owner).in_mount(uid))
 }
 
 #[cfg(test)]
@@ -140,5 +153,16 @@ pub(super) mod tests {
     fn the_id_of_unknown_users_is_nobodys() {
         let principals = Principals::new(Box::new(Known), 0);
         assert_eq!((principals.of_uid(OVERFLOW_UID), principals.of_name("nobody")), (None, None));
+    }
+
+    #[test]
+    fn users_are_named_as_mounts_see_them() {
+        let named = |name| principal_in_mounts(Box::new(Known), 1001, name);
+        for (name, uid) in [("ada", 1000), ("bob", 1001), ("nobody", OVERFLOW_UID), ("uid/77", 77), ("uid/1000", 1000)]
+        {
+            assert_eq!(named(name), Some(Principals::new(Box::new(Known), 1001).in_mount(uid)), "{name}");
+        }
+        assert_eq!(named("nobody"), Some(Principal::user("uid/65534")));
+        assert_eq!((named("eve"), named("uid/x")), (None, None));
     }
 }

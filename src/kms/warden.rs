@@ -147,8 +147,7 @@ impl Warden {
         {
             return (Arc::clone(&known.principal), known.serial);
         }
-        // The kernel knows every user of a mount, so there is none that it cannot name.
-        let principal = self.principals.of_uid(uid).unwrap_or_else(|| Principal::user(&format!("uid/{uid}")));
+        let principal = self.principals.in_mount(uid);
         let subject = match known {
             Some(known) if *known.principal == principal => Subject { looked_up: Instant::now(), ..known },
             _ => Subject {
