@@ -204,6 +204,24 @@ fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     home.ok(&["grant", "retire", "--token", token["GrantToken"].as_str().expect("a token")]);
     assert_eq!(home.json(&["grant", "list", KEY, "--json"])["Grants"], json!([]));
 
+    let grantee = |user: &str| {
+        let made = home.run(&["grant", "create", KEY, "--grantee", user, "--operations", "Decrypt", "--json"], b"");
+        let id: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+        let listed = home.json(&["grant", "list", KEY, "--grantee", user, "--json"]);
+        home.ok(&["grant", "revoke", KEY, id["GrantId"].as_str().expect("an id")]);
+        let arn = listed["Grants"][0]["GranteePrincipal"].as_str().expect("an ARN").to_owned();
+        (arn.replace("arn:aws:iam::000000000000:", ""), String::from_utf8_lossy(&made.stderr).contains("no user"))
+    };
+    assert_eq!(grantee("daemon"), ("user/daemon".into(), false));
+    assert_eq!(grantee("no-such-user"), ("user/no-such-user".into(), true));
+    assert_eq!(grantee("uid/54321"), ("user/uid/54321".into(), false));
+    assert_eq!(grantee("arn:aws:iam::000000000000:user/eve"), ("user/eve".into(), false));
+    assert_eq!(grantee("root"), ("root".into(), false));
+    let keystore = home.at("keystore");
+    std::os::unix::fs::chown(&keystore, Some(1), None).expect("chown");
+    assert_eq!(grantee("daemon"), ("root".into(), false), "the owner");
+    std::os::unix::fs::chown(&keystore, Some(0), None).expect("chown");
+
     home.ok(&["key", "tag", KEY, "team=blue", "use=test"]);
     home.ok(&["key", "untag", KEY, "use"]);
     assert_eq!(home.ok(&["key", "tags", KEY]), "team  blue\n");
