@@ -69,11 +69,7 @@ fn time(value: &Value, name: &str) -> Option<String> {
 fn create(keystore: &KeystoreArgs, user: Option<&str>, days: Option<u32>, json: bool) -> Result<(), Failure> {
     let mut parameters = json!({});
     if let Some(user) = user {
-        let is_known = users::exists(user).map_err(|error| {
-            let text = format!("the name service of the system does not tell whether there is such a user: {error}");
-            Failure::new(Code::Other, format!("--user {user}"), text, "try again; getent passwd shows when it answers")
-        })?;
-        if !is_known {
+        if !users::exists(user)? {
             let next = "give the name of a user of this system, as getent passwd prints it";
             return Err(Failure::new(Code::Usage, format!("--user {user}"), "there is no such user", next));
         }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::mount_options::AuditPaths;
+use super::recording::Recording;
 use super::set_suite::XTS_WARNING;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
@@ -232,6 +234,8 @@ fn make_volume(
 ) -> Result<(), Failure> {
     let suite = Suite::from(args.suite);
     let kms = LocalKms::fixed(keystore.keys());
+    // It has no uuid yet.
+    Recording { volume: None, paths: AuditPaths::No }.write_to(&kms, keystore.dir(), keystore.audit_keys())?;
     let (placement, names) = form(args)?;
     if suite == Suite::Xts4k && placement == Placement::Sidecar {
         let why = "after a crash nothing would tell which of two keys is that of a file: xts keeps no commitment";

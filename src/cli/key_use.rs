@@ -10,7 +10,9 @@ use serde_json::json;
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::kms_call::Kms;
+use super::mount_options::AuditPaths;
 use super::output::{self, line};
+use super::recording::Recording;
 use super::rewrap::{Ask, walk_tree};
 use super::target::{Opened, Target, refused};
 use super::{mounts, volumes};
@@ -148,7 +150,9 @@ fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: boo
 }
 
 fn open_kms(keystore: &Path, secret: &UnlockSecret) -> Result<Arc<LocalKms>, Failure> {
-    Ok(Arc::new(LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?))
+    let kms = LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?;
+    Recording { volume: None, paths: AuditPaths::No }.start(&kms, keystore)?;
+    Ok(Arc::new(kms))
 }
 
 fn users(scanned: &[Scanned], cmk: &Cmk, version: u16) -> u64 {

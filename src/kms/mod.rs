@@ -60,7 +60,7 @@ pub use principal::{ACCOUNT, Principal, root_arn};
 pub use recorder::MountAudit;
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
-pub use users::{LocalUser, Users};
+pub use users::{LocalUser, Users, principal_in_mounts};
 
 use crate::crypto::DataKey;
 

@@ -1,4 +1,5 @@
-//! Tells the audit log what keys are used for in a mount: each use by a user, and how often the mount itself used them.
+//! Tells the audit log what keys are used for in a mount or by a command: each use by a user, and how often the mount or the
+//! command itself used them.
 
 mod patterns;
 mod refusals;
@@ -28,12 +29,12 @@ const GATHER: Duration = Duration::from_millis(25);
 /// Most uses that wait to become events.
 const MOST_WAITING: usize = 4096;
 
-/// Where the uses of a mount are recorded.
+/// Where the uses of a mount or a command are recorded.
 pub struct MountAudit {
     /// The log.
     pub log: Log,
-    /// The volume.
-    pub volume: Uuid,
+    /// The volume; none if the keys are for no certain one.
+    pub volume: Option<Uuid>,
     /// Whether plain paths stand in the log.
     pub paths: bool,
 }
@@ -240,7 +241,7 @@ impl Shared {
         let mut event = self.event(principal, action.operation(), caller.pid);
         event.event_time = *time;
         event.request_parameters = Some(parameters(*action, cmk, context));
-        event.by_uid(caller.uid).in_volume(self.audit.volume, path.clone()).with_key(key_arn(REGION, &cmk.id))
+        self.in_volume(event.by_uid(caller.uid), path.clone()).with_key(key_arn(REGION, &cmk.id))
     }
 
     fn own(&self, use_: OwnUse, cmk: &Cmk, outcome: Result<(), &KmsError>) {
@@ -250,13 +251,20 @@ impl Shared {
             return uses.count(now());
         }
         let mut template = self.event(&self.service, use_.name(), std::process::id());
-        template = template.in_volume(self.audit.volume, None).with_key(key_arn(REGION, &cmk.id));
+        template = self.in_volume(template, None).with_key(key_arn(REGION, &cmk.id));
         if let Err(error) = outcome {
             template = template.with_error(&told(error, "the mount's own work"));
         }
         let uses = self.audit.log.repeated(template);
         uses.count(now());
         self.own.write().insert(kind, uses);
+    }
+
+    fn in_volume(&self, event: Event, path: Option<String>) -> Event {
+        match self.audit.volume {
+            Some(volume) => event.in_volume(volume, path),
+            None => event,
+        }
     }
 
     fn event(&self, principal: &Principal, operation: &str, pid: u32) -> Event {

@@ -21,6 +21,7 @@ mod error;
 mod grants;
 mod keys;
 mod last_usage;
+mod looks;
 mod names;
 mod page;
 mod params;

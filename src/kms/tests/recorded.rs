@@ -25,7 +25,7 @@ impl Recorded {
         let folder = tempfile::tempdir().unwrap();
         let (kms, key) = LocalKms::ephemeral_under(Policy::parse(BLUE).unwrap());
         let log = Log::open(&folder.path().join(FOLDER), Self::keys(), Options::default()).unwrap();
-        kms.record_to(MountAudit { log, volume: Uuid::from_u128(1), paths: true });
+        kms.record_to(MountAudit { log, volume: Some(Uuid::from_u128(1)), paths: true });
         Self { folder, kms, key }
     }
 
