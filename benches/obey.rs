@@ -73,7 +73,7 @@ fn recorded(bench: &mut Criterion) {
     let (kms, key) = LocalKms::ephemeral();
     let keys = Keys::derive(&kmsfs::crypto::Secret::random());
     let log = Log::open(&dir.path().join("audit"), keys, audit::Options::default()).expect("a log");
-    kms.record_to(MountAudit { log, volume: uuid::Uuid::nil(), paths: true });
+    kms.record_to(MountAudit { log, volume: Some(uuid::Uuid::nil()), paths: true });
     let context = context(1);
     let (_, blob) = kms.generate_data_key(Requester::Own, &key, &context).expect("a key");
     let used = || assert!(kms.decrypt(Requester::user(&caller, &path), &blob.0, &context).is_ok());

@@ -74,6 +74,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crypto/aws_xts.rs", "AWS-LC has the fastest XTS, and aws-lc-rs gives no safe access to it"),
     ("sys/allocator.rs", "mallopt(3) takes two numbers, and no crate wraps it"),
     ("sys/control.rs", "ioctl(2) takes a pointer, and no crate wraps a number of our own safely"),
+    ("sys/push.rs", "sync_file_range(2) takes a descriptor and numbers, and no crate wraps it"),
 ];
 
 /// The most lines of a file that are neither blank nor test code.

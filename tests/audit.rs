@@ -31,6 +31,8 @@ impl Place {
         let vault = place.at("vault");
         let made = place.unlocked(&["init", "--unlock-time", "1", vault.to_str().expect("text")]);
         assert!(made.status.success(), "{}", words(&made));
+        // The tests begin with a keystore that nobody has used.
+        fs::remove_dir_all(place.log_dir()).expect("init is in the log");
         place
     }
 
@@ -369,4 +371,38 @@ fn the_command_verifies_and_names_file_and_line() {
     assert_eq!(output.status.code(), Some(10), "but a head does: {}", words(&output));
     fs::write(place.at("pass"), "wrong\n").expect("another passphrase");
     assert_eq!(place.unlocked(&["audit", "verify"]).status.code(), Some(3));
+}
+
+/// What a command does with keys on a volume that is not mounted is counted in the log.
+#[test]
+fn commands_on_a_volume_that_is_not_mounted_are_recorded() {
+    let place = Place::new();
+    let vault = place.at("vault");
+    let vault = vault.to_str().expect("text");
+    let other = place.at("other");
+    let other = other.to_str().expect("text");
+    let uses = || {
+        let own = |event: &Event| event.kmsfs.repeated.is_some();
+        events(&place.log_dir())
+            .into_iter()
+            .filter(own)
+            .map(|event| (event.event_name, event.kmsfs.volume.is_some()))
+            .collect::<Vec<_>>()
+    };
+    for (arguments, operation, names_volume) in [
+        (&["init", "--detached", other][..], "GenerateDataKey", false),
+        (&["fsck", vault], "Decrypt", true),
+        (&["key", "rotate", "alias/kmsfs/default"], "", false),
+        (&["key", "versions", "alias/kmsfs/default"], "Decrypt", false),
+        (&["rewrap", vault], "ReEncrypt", true),
+        (&["migrate", vault, "--placement", "sidecar"], "Decrypt", true),
+    ] {
+        let before = if place.log_dir().is_dir() { uses().len() } else { 0 };
+        let done = place.unlocked(arguments);
+        assert!(done.status.success(), "{}", words(&done));
+        let new = uses().split_off(before);
+        let is_there = new.contains(&(operation.into(), names_volume));
+        assert!(is_there || operation.is_empty(), "{arguments:?}: {new:?}");
+    }
+    place.sound();
 }

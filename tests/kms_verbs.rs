@@ -124,6 +124,48 @@ fn data_keys_and_key_pairs_come_with_their_wrapped_halves() {
     assert_eq!(home.ok_with(&[&["decrypt", "--key", "alias/inbox"], &oaep[..]].concat(), &sealed), b"letter");
 }
 
+/// A key whose wrapped copy cannot be kept is not made, and no part of an answer stays without the others.
+#[test]
+fn keys_are_written_with_all_their_parts_or_not_at_all() {
+    let home = Home::new();
+    let (plain, taken) = (home.path("plain"), home.path("taken"));
+    fs::write(home.at("taken"), "mine").expect("write");
+    let data_key = ["generate-data-key", KEY, "--plaintext", &plain, "--out"];
+    assert!(home.refused(&[&data_key[..], &[&taken]].concat(), 2).contains("exists"));
+    assert!(!home.at("plain").exists());
+    home.refused(&[&data_key[..], &["/nowhere/x"]].concat(), 1);
+    assert!(!home.at("plain").exists());
+    home.refused(&["generate-data-key", KEY, "--plaintext", &plain, "--out", &plain], 2);
+    home.refused(&["generate-data-key", "alias/none", "--plaintext", &plain, "--out", &home.path("blob")], 8);
+    assert!(!home.at("plain").exists() && !home.at("blob").exists());
+    let pair = ["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--private", &plain, "--public", &taken];
+    home.refused(&[&pair[..], &["--out", &home.path("blob")]].concat(), 2);
+    assert!(!home.at("plain").exists() && !home.at("blob").exists());
+    assert_eq!(fs::read(home.at("taken")).expect("read"), b"mine");
+    home.ok(&[&data_key[..], &[&home.path("blob")]].concat());
+    assert_eq!(home.ok_with(&["decrypt", "--in", &home.path("blob")], b""), fs::read(&plain).expect("read"));
+}
+
+#[test]
+fn json_is_printed_and_goes_into_no_file() {
+    let home = Home::new();
+    let file = home.path("file");
+    for arguments in [
+        &["encrypt", KEY, "--out", &file][..],
+        &["generate-random", "16", "--out", &file],
+        &["generate-data-key", KEY, "--plaintext", &file],
+        &["generate-data-key", KEY, "--out", &file],
+        &["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--private", &file],
+        &["generate-data-key-pair", KEY, "--spec", "ECC_NIST_P256", "--public", &file],
+    ] {
+        let refused = home.run(&[arguments, &["--json"]].concat(), b"");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("--json"), "{arguments:?}: {said}");
+    }
+    assert!(!home.at("file").exists());
+    assert!(home.json(&["generate-data-key", KEY, "--json"])["Plaintext"].is_string());
+}
+
 #[test]
 fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     let home = Home::new();
@@ -161,6 +203,24 @@ fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     let token = home.json(&["grant", "create", KEY, "--grantee", "ada", "--operations", "Decrypt", "--json"]);
     home.ok(&["grant", "retire", "--token", token["GrantToken"].as_str().expect("a token")]);
     assert_eq!(home.json(&["grant", "list", KEY, "--json"])["Grants"], json!([]));
+
+    let grantee = |user: &str| {
+        let made = home.run(&["grant", "create", KEY, "--grantee", user, "--operations", "Decrypt", "--json"], b"");
+        let id: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+        let listed = home.json(&["grant", "list", KEY, "--grantee", user, "--json"]);
+        home.ok(&["grant", "revoke", KEY, id["GrantId"].as_str().expect("an id")]);
+        let arn = listed["Grants"][0]["GranteePrincipal"].as_str().expect("an ARN").to_owned();
+        (arn.replace("arn:aws:iam::000000000000:", ""), String::from_utf8_lossy(&made.stderr).contains("no user"))
+    };
+    assert_eq!(grantee("daemon"), ("user/daemon".into(), false));
+    assert_eq!(grantee("no-such-user"), ("user/no-such-user".into(), true));
+    assert_eq!(grantee("uid/54321"), ("user/uid/54321".into(), false));
+    assert_eq!(grantee("arn:aws:iam::000000000000:user/eve"), ("user/eve".into(), false));
+    assert_eq!(grantee("root"), ("root".into(), false));
+    let keystore = home.at("keystore");
+    std::os::unix::fs::chown(&keystore, Some(1), None).expect("chown");
+    assert_eq!(grantee("daemon"), ("root".into(), false), "the owner");
+    std::os::unix::fs::chown(&keystore, Some(0), None).expect("chown");
 
     home.ok(&["key", "tag", KEY, "team=blue", "use=test"]);
     home.ok(&["key", "untag", KEY, "use"]);
@@ -201,6 +261,10 @@ fn it_is_told_which_statement_or_grant_decides() {
     assert!(home.ok(&["key", "explain", KEY, "--action", "PutKeyPolicy"]).contains("ALLOWED: statement 1"));
     assert!(home.refused(&["key", "explain", KEY, "--action", "Decrpyt"], 2).contains("no action on a key"));
     assert!(home.refused(&["key", "explain", KEY, "--user", "no-such-user"], 2).contains("no-such-user"));
+    // As mounts see them: by number who has no name, or who stands for several.
+    for (user, principal) in [("uid/54321", "user/uid/54321"), ("nobody", "user/uid/65534"), ("uid/1", "user/daemon")] {
+        assert!(home.ok(&["key", "explain", KEY, "--user", user]).contains(&format!(":{principal} kms:")), "{user}");
+    }
 
     let file = home.path("policy.json");
     let deny = r#"{"Version":"2012-10-17","Statement":[{"Sid":"No","Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}"#;

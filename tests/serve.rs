@@ -151,6 +151,78 @@ fn commands_find_the_server_that_has_the_keystore_and_others_find_it_in_use() {
     assert!(!scene.run(&["access-key", "delete", id]).status.success());
 }
 
+/// What is shown beside a server needs no secret, and is what is shown without one.
+#[test]
+fn keys_are_rotated_and_shown_beside_a_server_without_a_passphrase() {
+    const KEY: &str = "alias/0";
+    let scene = Scene::new();
+    let bare = |arguments: &[&str]| {
+        let binary = std::env::var_os("KMSFS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kmsfs").into());
+        let mut command = Command::new(binary);
+        command.args(arguments).env("KMSFS_KEYSTORE", &scene.keystore).stdin(Stdio::null()).output().unwrap()
+    };
+    let shown: &[&[&str]] = &[
+        &["key", "list"],
+        &["key", "list", "--json"],
+        &["key", "describe", KEY],
+        &["key", "describe", KEY, "--json"],
+        &["alias", "list", "--json"],
+        &["key", "explain", KEY, "--user", "daemon", "--context", "team=blue"],
+    ];
+    assert!(!bare(shown[0]).status.success(), "without a server a passphrase is needed");
+    for number in 0..12 {
+        assert!(scene.run(&["key", "create", "--alias", &format!("alias/{number}")]).status.success());
+    }
+    assert!(scene.run(&["key", "rotate", KEY]).status.success());
+    assert!(scene.run(&["key", "retire", KEY, "1"]).status.success());
+    let (server, _) = scene.serve(&[]);
+    for (version, arguments) in [(3, &["key", "rotate", KEY, "--json"][..]), (4, &["key", "rotate", KEY, "--json"])] {
+        let rotated = bare(arguments);
+        assert!(rotated.status.success(), "{rotated:?}");
+        assert_eq!(serde_json::from_slice::<Value>(&rotated.stdout).unwrap()["version"], version);
+    }
+    let beside: Vec<Output> = shown.iter().map(|arguments| bare(arguments)).collect();
+    assert!(end(server, Signal::TERM).success());
+    for (arguments, beside) in shown.iter().zip(beside) {
+        let alone = scene.run(arguments);
+        assert!(beside.status.success() && alone.status.success(), "{arguments:?}: {beside:?}");
+        assert_eq!(String::from_utf8_lossy(&beside.stdout), String::from_utf8_lossy(&alone.stdout), "{arguments:?}");
+    }
+    let described = scene.run(&["key", "describe", KEY, "--json"]);
+    let described: Value = serde_json::from_slice(&described.stdout).unwrap();
+    assert_eq!((&described["state"], &described["aliases"]), (&json!("Enabled"), &json!([KEY])));
+    let versions = described["versions"].as_array().unwrap();
+    assert!(versions.len() == 4 && versions[0]["destroyed"].is_u64() && versions[1].get("destroyed").is_none());
+}
+
+#[test]
+fn a_version_is_retired_through_the_server() {
+    const DEFAULT: &str = "alias/kmsfs/default";
+    let scene = Scene::new();
+    let (server, _) = scene.serve(&[]);
+    let vault = scene.base.path().join("vault");
+    let vault = vault.to_str().unwrap();
+    let ok = |arguments: &[&str]| {
+        let done = scene.run(arguments);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    ok(&["key", "rotate", DEFAULT]);
+    let kept = scene.run(&["key", "retire", DEFAULT, "1"]);
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.code() == Some(8) && said.contains("still need version 1"), "{kept:?}");
+    ok(&["rewrap", vault]);
+    assert!(ok(&["key", "retire", DEFAULT, "1"]).contains("Version 1 of alias/kmsfs/default is destroyed"));
+    let again = scene.run(&["key", "retire", DEFAULT, "1"]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && said.contains("destroyed"), "{again:?}");
+    let log = fs::read_to_string(scene.keystore.join("audit/events-00000001.jsonl")).unwrap();
+    assert!(log.contains("\"eventName\":\"kmsfs.RetireKeyVersion\""));
+    assert!(end(server, Signal::TERM).success());
+    let versions: Value = serde_json::from_str(&ok(&["key", "versions", DEFAULT, "--json"])).unwrap();
+    assert!(versions[0]["destroyed"].is_u64() && versions[1]["destroyed"].is_null(), "{versions}");
+}
+
 #[test]
 fn every_answered_change_is_there_after_kill_9() {
     let rounds = std::env::var("KMSFS_SERVE_ROUNDS").map_or(10, |rounds| rounds.parse().unwrap());

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import audit
 import calls
 import content
 import memory
@@ -53,6 +54,7 @@ def options():
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
     parser.add_argument("--calls", action="store_true")
+    parser.add_argument("--audit", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--files", type=int, default=500_000)
     parser.add_argument("--soak", type=float)
@@ -140,6 +142,8 @@ def main():
         return 0
     if given.calls:
         return calls.main(given)
+    if given.audit:
+        return audit.main()
     if given.memory or given.soak:
         return memory.main(given)
     disk = targets.Disk()

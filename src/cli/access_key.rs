@@ -69,11 +69,7 @@ fn time(value: &Value, name: &str) -> Option<String> {
 fn create(keystore: &KeystoreArgs, user: Option<&str>, days: Option<u32>, json: bool) -> Result<(), Failure> {
     let mut parameters = json!({});
     if let Some(user) = user {
-        let uid = users::uid(user).map_err(|error| {
-            let text = format!("the name service of the system does not tell whether there is such a user: {error}");
-            Failure::new(Code::Other, format!("--user {user}"), text, "try again; getent passwd shows when it answers")
-        })?;
-        let uid = uid.ok_or_else(|| {
+        let uid = users::uid(user)?.ok_or_else(|| {
             let next = "give the name of a user of this system, as getent passwd prints it";
             Failure::new(Code::Usage, format!("--user {user}"), "there is no such user", next)
         })?;

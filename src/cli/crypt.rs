@@ -44,18 +44,74 @@ impl Input {
 #[derive(clap::Args)]
 struct Output {
     /// Write to FILE, which must not exist [default: standard output]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     out: Option<PathBuf>,
 }
 
-impl Output {
-    /// Writes the bytes under `member`, or the whole answer if that is wanted.
-    fn write(&self, ask: &Ask, answer: &Value, member: &str) -> Result<(), Failure> {
-        if ask.json {
-            return output::json(answer);
+/// Where the parts of an answer go. Files are made before anything is asked for, so that no key is made that cannot be kept, and
+/// removed unless all of the parts arrive.
+struct Outputs<'a> {
+    parts: Vec<Part<'a>>,
+    is_complete: bool,
+}
+
+/// The bytes under a member of an answer, and the file for them; standard output if there is none.
+struct Part<'a> {
+    member: &'static str,
+    file: Option<(&'a Path, File)>,
+}
+
+impl<'a> Outputs<'a> {
+    /// Makes the files. What is secret comes last: it is of no use without what comes before.
+    fn make(parts: &[(&'static str, Option<&'a Path>)]) -> Result<Self, Failure> {
+        let mut outputs = Self { parts: Vec::new(), is_complete: false };
+        for (member, path) in parts {
+            let file = path.map(|path| Ok::<_, Failure>((path, create(path)?))).transpose()?;
+            outputs.parts.push(Part { member, file });
         }
-        write_bytes(self.out.as_deref(), &decoded(answer, member)?)
+        Ok(outputs)
     }
+
+    fn write(mut self, answer: &Value) -> Result<(), Failure> {
+        let bytes: Vec<_> =
+            self.parts.iter().map(|part| decoded(answer, part.member)).collect::<Result<_, Failure>>()?;
+        for (part, bytes) in self.parts.iter_mut().zip(bytes) {
+            match &mut part.file {
+                None => output::put_surely(&bytes)?,
+                Some((path, file)) => {
+                    let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+                    written.map_err(|error| Failure::io(path, "write", &error))?;
+                }
+            }
+        }
+        self.is_complete = true;
+        Ok(())
+    }
+}
+
+impl Drop for Outputs<'_> {
+    fn drop(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        for (path, _) in self.parts.iter().filter_map(|part| part.file.as_ref()) {
+            if let Err(error) = fs::remove_file(path) {
+                eprintln!("kmsfs: note: {} is incomplete, and was not removed: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// A file that holds a key is for its owner only.
+fn create(path: &Path) -> Result<File, Failure> {
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            let next = "choose another file, or remove it";
+            Failure::new(Code::Usage, path.display(), "the file exists, and was left as it is", next)
+        }
+        _ => Failure::io(path, "write", &error),
+    })
 }
 
 fn decoded(answer: &Value, member: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -66,17 +122,21 @@ fn decoded(answer: &Value, member: &str) -> Result<Zeroizing<Vec<u8>>, Failure> 
     Ok(Zeroizing::new(bytes))
 }
 
-/// A file that holds a key is for its owner only.
-fn write_bytes(path: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
-    let Some(path) = path else { return output::put_surely(bytes) };
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
-            let next = "choose another file, or remove it";
-            Failure::new(Code::Usage, path.display(), "the file exists, and was left as it is", next)
-        }
-        _ => Failure::io(path, "write", &error),
-    })
+/// Has the KMS run an operation; its answer goes to these places, or is printed as a whole if that is wanted. The parameters are
+/// read once the keystore is open: the passphrase may be the first line of standard input.
+fn run(
+    ask: &Ask,
+    operation: &str,
+    parameters: impl FnOnce() -> Result<Value, Failure>,
+    parts: &[(&'static str, Option<&Path>)],
+) -> Result<(), Failure> {
+    let mut kms = Kms::open(&ask.keystore)?;
+    let parameters = parameters()?;
+    if ask.json {
+        return output::json(&kms.call(operation, parameters)?);
+    }
+    let outputs = Outputs::make(parts)?;
+    outputs.write(&kms.call(operation, parameters)?)
 }
 
 #[derive(clap::Args)]
@@ -86,11 +146,9 @@ struct Context {
     pairs: Vec<(String, String)>,
 }
 
-/// Arguments of `kmsfs encrypt`.
+/// What encrypting and decrypting have in common.
 #[derive(clap::Args)]
-pub(super) struct Encrypt {
-    /// The key: its id, ARN or an alias
-    key: String,
+struct Crypt {
     #[command(flatten)]
     context: Context,
     /// For RSA keys: RSAES_OAEP_SHA_1 or RSAES_OAEP_SHA_256
@@ -104,19 +162,32 @@ pub(super) struct Encrypt {
     ask: Ask,
 }
 
+impl Crypt {
+    /// Sends the input under the member `from`, and writes `to` of the answer.
+    fn run(&self, operation: &str, key: Option<&str>, from: &str, to: &'static str) -> Result<(), Failure> {
+        let parameters = || {
+            Ok(json!({
+                "KeyId": key,
+                (from): self.input.base64()?,
+                "EncryptionContext": object(&self.context.pairs),
+                "EncryptionAlgorithm": self.algorithm,
+            }))
+        };
+        run(&self.ask, operation, parameters, &[(to, self.output.out.as_deref())])
+    }
+}
+
+/// Arguments of `kmsfs encrypt`.
+#[derive(clap::Args)]
+pub(super) struct Encrypt {
+    /// The key: its id, ARN or an alias
+    key: String,
+    #[command(flatten)]
+    crypt: Crypt,
+}
+
 pub(super) fn encrypt(args: &Encrypt) -> Result<(), Failure> {
-    // The passphrase may be the first line of standard input.
-    let mut kms = Kms::open(&args.ask.keystore)?;
-    let answer = kms.call(
-        "Encrypt",
-        json!({
-            "KeyId": args.key,
-            "Plaintext": args.input.base64()?,
-            "EncryptionContext": object(&args.context.pairs),
-            "EncryptionAlgorithm": args.algorithm,
-        }),
-    )?;
-    args.output.write(&args.ask, &answer, "CiphertextBlob")
+    args.crypt.run("Encrypt", Some(&args.key), "Plaintext", "CiphertextBlob")
 }
 
 /// Arguments of `kmsfs decrypt`.
@@ -126,30 +197,11 @@ pub(super) struct Decrypt {
     #[arg(long)]
     key: Option<String>,
     #[command(flatten)]
-    context: Context,
-    /// For RSA keys: RSAES_OAEP_SHA_1 or RSAES_OAEP_SHA_256
-    #[arg(long, value_name = "NAME", default_value = "SYMMETRIC_DEFAULT")]
-    algorithm: String,
-    #[command(flatten)]
-    input: Input,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    ask: Ask,
+    crypt: Crypt,
 }
 
 pub(super) fn decrypt(args: &Decrypt) -> Result<(), Failure> {
-    let mut kms = Kms::open(&args.ask.keystore)?;
-    let answer = kms.call(
-        "Decrypt",
-        json!({
-            "KeyId": args.key,
-            "CiphertextBlob": args.input.base64()?,
-            "EncryptionContext": object(&args.context.pairs),
-            "EncryptionAlgorithm": args.algorithm,
-        }),
-    )?;
-    args.output.write(&args.ask, &answer, "Plaintext")
+    args.crypt.run("Decrypt", args.key.as_deref(), "CiphertextBlob", "Plaintext")
 }
 
 /// Arguments of `kmsfs re-encrypt`.
@@ -172,17 +224,15 @@ pub(super) struct ReEncrypt {
 }
 
 pub(super) fn re_encrypt(args: &ReEncrypt) -> Result<(), Failure> {
-    let mut kms = Kms::open(&args.ask.keystore)?;
-    let answer = kms.call(
-        "ReEncrypt",
-        json!({
+    let parameters = || {
+        Ok(json!({
             "CiphertextBlob": args.input.base64()?,
             "DestinationKeyId": args.key,
             "SourceEncryptionContext": object(&args.source_context),
             "DestinationEncryptionContext": object(&args.destination_context),
-        }),
-    )?;
-    args.output.write(&args.ask, &answer, "CiphertextBlob")
+        }))
+    };
+    run(&args.ask, "ReEncrypt", parameters, &[("CiphertextBlob", args.output.out.as_deref())])
 }
 
 /// Arguments of `kmsfs generate-data-key`.
@@ -199,10 +249,10 @@ pub(super) struct DataKey {
     #[arg(long, conflicts_with = "plaintext")]
     without_plaintext: bool,
     /// Where the data key goes
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"], conflicts_with = "json")]
     plaintext: Option<PathBuf>,
     /// Where the wrapped data key goes [default: standard output]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     out: Option<PathBuf>,
     #[command(flatten)]
     ask: Ask,
@@ -215,14 +265,9 @@ pub(super) fn data_key(args: &DataKey) -> Result<(), Failure> {
         "EncryptionContext": object(&args.context.pairs),
         "NumberOfBytes": args.bytes,
     });
-    let answer = Kms::open(&args.ask.keystore)?.call(operation, parameters)?;
-    if args.ask.json {
-        return output::json(&answer);
-    }
-    if let Some(path) = &args.plaintext {
-        write_bytes(Some(path), &decoded(&answer, "Plaintext")?)?;
-    }
-    write_bytes(args.out.as_deref(), &decoded(&answer, "CiphertextBlob")?)
+    let mut parts = vec![("CiphertextBlob", args.out.as_deref())];
+    parts.extend(args.plaintext.as_deref().map(|path| ("Plaintext", Some(path))));
+    run(&args.ask, operation, || Ok(parameters), &parts)
 }
 
 /// Arguments of `kmsfs generate-data-key-pair`.
@@ -239,13 +284,13 @@ pub(super) struct DataKeyPair {
     #[arg(long, conflicts_with = "private")]
     without_plaintext: bool,
     /// Where the private key goes: PKCS#8, DER
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["json", "without_plaintext"], conflicts_with = "json")]
     private: Option<PathBuf>,
     /// Where the public key goes: SubjectPublicKeyInfo, DER
-    #[arg(long, value_name = "FILE", required_unless_present = "json")]
+    #[arg(long, value_name = "FILE", required_unless_present = "json", conflicts_with = "json")]
     public: Option<PathBuf>,
     /// Where the wrapped private key goes [default: standard output]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     out: Option<PathBuf>,
     #[command(flatten)]
     ask: Ask,
@@ -258,15 +303,9 @@ pub(super) fn data_key_pair(args: &DataKeyPair) -> Result<(), Failure> {
         "KeyPairSpec": args.spec,
         "EncryptionContext": object(&args.context.pairs),
     });
-    let answer = Kms::open(&args.ask.keystore)?.call(operation, parameters)?;
-    if args.ask.json {
-        return output::json(&answer);
-    }
-    if let Some(path) = &args.private {
-        write_bytes(Some(path), &decoded(&answer, "PrivateKeyPlaintext")?)?;
-    }
-    write_bytes(args.public.as_deref(), &decoded(&answer, "PublicKey")?)?;
-    write_bytes(args.out.as_deref(), &decoded(&answer, "PrivateKeyCiphertextBlob")?)
+    let mut parts = vec![("PublicKey", args.public.as_deref()), ("PrivateKeyCiphertextBlob", args.out.as_deref())];
+    parts.extend(args.private.as_deref().map(|path| ("PrivateKeyPlaintext", Some(path))));
+    run(&args.ask, operation, || Ok(parameters), &parts)
 }
 
 /// Arguments of `kmsfs generate-random`.
@@ -281,8 +320,8 @@ pub(super) struct Random {
 }
 
 pub(super) fn random(args: &Random) -> Result<(), Failure> {
-    let answer = Kms::open(&args.ask.keystore)?.call("GenerateRandom", json!({ "NumberOfBytes": args.bytes }))?;
-    args.output.write(&args.ask, &answer, "Plaintext")
+    let parameters = || Ok(json!({ "NumberOfBytes": args.bytes }));
+    run(&args.ask, "GenerateRandom", parameters, &[("Plaintext", args.output.out.as_deref())])
 }
 
 /// Arguments of `kmsfs get-public-key`.
@@ -297,6 +336,6 @@ pub(super) struct PublicKey {
 }
 
 pub(super) fn public_key(args: &PublicKey) -> Result<(), Failure> {
-    let answer = Kms::open(&args.ask.keystore)?.call("GetPublicKey", json!({ "KeyId": args.key }))?;
-    args.output.write(&args.ask, &answer, "PublicKey")
+    let parameters = || Ok(json!({ "KeyId": args.key }));
+    run(&args.ask, "GetPublicKey", parameters, &[("PublicKey", args.output.out.as_deref())])
 }

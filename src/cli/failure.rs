@@ -219,7 +219,7 @@ impl From<ServeError> for Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Refused(error) => Self::of(Code::Keystore, error),
+            CallError::Refused(error) => error.into(),
             error @ CallError::NoAnswer { .. } => Self::of(
                 Code::Other,
                 format!("{error}. Next: see whether kmsfs serve runs, then look with kmsfs key list"),
@@ -231,6 +231,7 @@ impl From<CallError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::service::{ApiError, Code as ApiCode};
 
     #[test]
     fn codes_survive_their_numbers_and_stand_in_the_help() {
@@ -258,5 +259,14 @@ mod tests {
         assert!(failure.text.contains("/k") && failure.text.contains("Next: "));
         assert_eq!(Failure::from(KeystoreError::WrongSecret("passphrase")).code, Code::WrongSecret);
         assert_eq!(Failure::from(KmsError::Disabled("id".into())).code, Code::Keystore);
+    }
+
+    #[test]
+    fn a_refusal_is_told_alike_by_a_server_and_without_one() {
+        for code in [ApiCode::NotFound, ApiCode::Validation, ApiCode::KmsInternal, ApiCode::AccessDenied] {
+            let refused = ApiError::new(code, "why");
+            let (here, served) = (Failure::from(refused.clone()), Failure::from(CallError::Refused(refused)));
+            assert_eq!((here.code, here.text), (served.code, served.text));
+        }
     }
 }

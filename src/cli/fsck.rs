@@ -12,7 +12,9 @@ use serde::Serialize;
 use super::bar::Bar;
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::mount_options::AuditPaths;
 use super::output;
+use super::recording::Recording;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::envelope::{Access, Source, VolumeHeader};
 use crate::kms::{CopyState, KeyId, LocalKms, UnlockSecret};
@@ -108,12 +110,13 @@ fn open(
     keystore: &Path,
     secret: &UnlockSecret,
 ) -> Result<(Arc<LocalKms>, crate::envelope::Volume), Failure> {
-    let refused = match unlock(header, keystore, secret) {
+    let recording = Some(Recording::of(header, AuditPaths::No)?);
+    let refused = match unlock(header, keystore, secret, recording) {
         Err(failure) if failure.code == Code::NotAVolume => failure,
         done => return done,
     };
     match VolumeHeader::read(header.root(), Source::Backup) {
-        Ok(backup) => unlock(&backup, keystore, secret).map_err(|_| refused),
+        Ok(backup) => unlock(&backup, keystore, secret, recording).map_err(|_| refused),
         Err(_) => Err(refused),
     }
 }

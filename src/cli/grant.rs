@@ -1,10 +1,13 @@
 //! `kmsfs grant`: leave for one user to use one key.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::kms_call::Kms;
-use super::kms_show::{Ask, all_pages, object, pair};
+use super::kms_show::{Ask, object, pair};
+use super::users;
 use crate::kms::{Principal, root_arn};
 
 /// Arguments of `kmsfs grant`.
@@ -64,7 +67,7 @@ enum Verb {
 struct Create {
     /// The key: its id, ARN or an alias
     key: String,
-    /// The user, or the ARN of a principal
+    /// The user, uid/NUMBER for one without a name, the ARN of a principal, or root: the owner of the keystore
     #[arg(long, value_name = "USER")]
     grantee: String,
     /// What the user may do: Decrypt, Encrypt, GenerateDataKey, ...
@@ -94,13 +97,29 @@ fn time(text: &str) -> Result<u64, String> {
     u64::try_from(time.as_second()).map_err(|_| "it is before 1970".to_owned())
 }
 
-/// The ARN of a user that is named by it, or by the name that the system has.
-fn arn(user: &str) -> String {
-    match user {
+/// The ARN of a principal that is named by it, or by the name that the system has. `root` is the root of the account, as AWS means
+/// it, and so is the name of the keystore's owner.
+fn arn(keystore: &Path, user: &str) -> Result<String, Failure> {
+    Ok(match user {
         "root" => root_arn(),
         _ if user.starts_with("arn:") => user.to_owned(),
-        _ => Principal::user(user).arn(),
+        _ => users::principal(keystore, user)?.unwrap_or_else(|| Principal::user(user)).arn(),
+    })
+}
+
+/// The same for one who is given something, with a note if it is perhaps not who was meant. A user may be made later, or be known
+/// on another machine only, so none is refused.
+fn arn_given(keystore: &Path, user: &str) -> Result<String, Failure> {
+    let arn = arn(keystore, user)?;
+    if user == "root" {
+        if users::owner_of(keystore)? != 0 {
+            let unix = Principal::user("root").arn();
+            eprintln!("kmsfs: note: root is the owner of the keystore; the unix user root is {unix}");
+        }
+    } else if !user.starts_with("arn:") && users::principal(keystore, user)?.is_none() {
+        eprintln!("kmsfs: note: this system knows no user {user}; nobody has the grant until it does");
     }
+    Ok(arn)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -130,9 +149,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn create(args: &Create) -> Result<(), Failure> {
-    let mut parameters = json!({ "GranteePrincipal": arn(&args.grantee), "Operations": args.operations });
+    let mut kms = Kms::open(&args.ask.keystore)?;
+    let keystore = args.ask.keystore.dir()?;
+    let retiring = args.retiring.as_deref().map(|user| arn_given(&keystore, user)).transpose()?;
+    let mut parameters =
+        json!({ "GranteePrincipal": arn_given(&keystore, &args.grantee)?, "Operations": args.operations });
     let optional = [
-        ("RetiringPrincipal", args.retiring.as_deref().map(|user| json!(arn(user)))),
+        ("RetiringPrincipal", retiring.map(|arn| json!(arn))),
         ("Name", args.name.as_ref().map(|name| json!(name))),
         ("Expires", args.expires.map(|time| json!(time))),
     ];
@@ -147,22 +170,18 @@ fn create(args: &Create) -> Result<(), Failure> {
     if !args.context_equals.is_empty() {
         parameters["Constraints"] = json!({ "EncryptionContextEquals": object(&args.context_equals) });
     }
-    args.ask.show(&Kms::open(&args.ask.keystore)?.on_key("CreateGrant", &args.key, parameters)?)
+    args.ask.show(&kms.on_key("CreateGrant", &args.key, parameters)?)
 }
 
 fn list(ask: &Ask, key: Option<&str>, grantee: Option<&str>, retirable_by: Option<&str>) -> Result<(), Failure> {
     let mut kms = Kms::open(&ask.keystore)?;
+    let keystore = ask.keystore.dir()?;
     let (operation, mut parameters): (&str, Value) = match retirable_by {
-        Some(user) => ("ListRetirableGrants", json!({ "RetiringPrincipal": arn(user), "Limit": 100 })),
+        Some(user) => ("ListRetirableGrants", json!({ "RetiringPrincipal": arn(&keystore, user)?, "Limit": 100 })),
         None => ("ListGrants", json!({ "KeyId": kms.arn(key.unwrap_or_default())?, "Limit": 100 })),
     };
     if let Some(user) = grantee {
-        parameters["GranteePrincipal"] = arn(user).into();
+        parameters["GranteePrincipal"] = arn(&keystore, user)?.into();
     }
-    let whole = all_pages("Grants", |marker| {
-        let mut parameters = parameters.clone();
-        parameters["Marker"] = marker.into();
-        kms.call(operation, parameters)
-    })?;
-    ask.show(&whole)
+    ask.show(&kms.list(operation, "Grants", &parameters)?)
 }

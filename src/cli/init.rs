@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::mount_options::AuditPaths;
+use super::recording::Recording;
 use super::set_suite::XTS_WARNING;
 use super::{output, recovery, volumes};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume, probe_store};
-use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms};
+use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms, Operation};
 use crate::sys;
 
 /// The alias of the key that volumes use if none is named.
@@ -183,7 +185,11 @@ fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
             keystore.create_alias(DEFAULT_KEY, &id.0)?;
             Ok(id)
         }
-        resolved => Ok(resolved?),
+        resolved => {
+            let id = resolved?;
+            keystore.keys().resolve(&id.0)?.require(Operation::Wrap)?;
+            Ok(id)
+        }
     }
 }
 
@@ -228,6 +234,8 @@ fn make_volume(
 ) -> Result<(), Failure> {
     let suite = Suite::from(args.suite);
     let kms = LocalKms::fixed(keystore.keys());
+    // It has no uuid yet.
+    Recording { volume: None, paths: AuditPaths::No }.write_to(&kms, keystore.dir(), keystore.audit_keys())?;
     let (placement, names) = form(args)?;
     if suite == Suite::Xts4k && placement == Placement::Sidecar {
         let why = "after a crash nothing would tell which of two keys is that of a file: xts keeps no commitment";

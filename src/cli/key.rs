@@ -4,17 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
-use super::kms_call::Kms;
+use super::kms_call::{Kms, read};
 use super::kms_show::{Ask, pair};
 use super::output::{self, line};
 use super::{key_alias, key_explain, key_settings, key_use};
 use crate::kms::policy::Policy;
-use crate::kms::{BUNDLE_NAME, Cmk, KeySet, KeyState, KeystoreError, LocalKms, Operation};
+use crate::kms::{BUNDLE_NAME, KeyState, KeystoreError, LocalKms, Operation};
 
 /// Arguments of `kmsfs key`.
 #[derive(clap::Args)]
@@ -118,13 +118,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Verb::Create { description, alias, spec, tag, policy, ask } => {
             create(ask, &Wanted { description, alias: alias.as_deref(), spec, tags: tag, policy: policy.as_deref() })
         }
-        Verb::List(look) => {
-            let kms = Kms::open(&look.keystore)?;
-            list(&*kms.keys(&look.keystore)?, look.json)
-        }
+        Verb::List(look) => list(&described(&mut Kms::open(&look.keystore)?, None)?, look.json),
         Verb::Describe { key, look } => {
-            let kms = Kms::open(&look.keystore)?;
-            describe(&*kms.keys(&look.keystore)?, key, look.json)
+            let keys = described(&mut Kms::open(&look.keystore)?, Some(key))?;
+            keys.iter().try_for_each(|key| describe(key, look.json))
         }
         Verb::Enable(One { key, keystore }) => {
             Kms::open(keystore)?.on_key("EnableKey", key, json!({}))?;
@@ -155,12 +152,12 @@ fn rotate(keystore: &KeystoreArgs, key: &str, json: bool) -> Result<(), Failure>
     let mut kms = Kms::open(keystore)?;
     let arn = kms.arn(key)?;
     kms.call("RotateKeyOnDemand", json!({ "KeyId": arn }))?;
-    let keys = kms.keys(keystore)?;
-    let cmk = keys.resolve(arn.rsplit('/').next().unwrap_or_default())?;
-    let version = cmk.newest().number;
+    let keys = described(&mut kms, Some(&arn)).inspect_err(|_| eprintln!("kmsfs: note: {key} was rotated"))?;
+    let (id, version) = keys.first().map_or((arn.as_str(), None), |key| (&key.id, key.newest()));
     if json {
-        return output::json(&json!({ "key": cmk.id, "version": version }));
+        return output::json(&json!({ "key": id, "version": version }));
     }
+    let version = version.unwrap_or_default();
     line(format!(
         "{key} has version {version} for new data keys; existing files keep their old version, and open, until: kmsfs rewrap"
     ))
@@ -230,40 +227,41 @@ fn create(ask: &Ask, wanted: &Wanted<'_>) -> Result<(), Failure> {
     ask.say(&answer, id)
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    aliases: Vec<&'a str>,
+/// A key in an answer of kmsfs.DescribeKeys, and as it is printed.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all(deserialize = "PascalCase"))]
+struct Shown {
+    #[serde(rename(deserialize = "KeyId"))]
+    id: String,
+    aliases: Vec<String>,
     state: KeyState,
-    description: &'a str,
+    description: String,
+    #[serde(rename(deserialize = "CreationDate"))]
     created: u64,
     versions: Vec<ShownVersion>,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all(deserialize = "PascalCase"))]
 struct ShownVersion {
     number: u16,
+    #[serde(rename(deserialize = "CreationDate"))]
     created: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename(deserialize = "DestructionDate"), skip_serializing_if = "Option::is_none")]
     destroyed: Option<u64>,
 }
 
-impl<'a> Shown<'a> {
-    fn of(cmk: &'a Cmk, keys: &'a KeySet) -> Self {
-        let versions = cmk.versions().iter().map(|v| ShownVersion {
-            number: v.number,
-            created: v.created,
-            destroyed: v.destroyed(),
-        });
-        Self {
-            id: &cmk.id.0,
-            aliases: keys.aliases().filter(|(_, id)| **id == cmk.id).map(|(name, _)| name).collect(),
-            state: cmk.state,
-            description: &cmk.description,
-            created: cmk.created,
-            versions: versions.collect(),
-        }
+impl Shown {
+    /// The version that wraps.
+    fn newest(&self) -> Option<u16> {
+        self.versions.last().map(|version| version.number)
     }
+}
+
+/// All keys, or the one of this name, as whoever has the keystore open knows them: beside a server no secret is needed.
+fn described(kms: &mut Kms, only: Option<&str>) -> Result<Vec<Shown>, Failure> {
+    let mut answer = kms.list("kmsfs.DescribeKeys", "Keys", &json!({ "KeyId": only, "Limit": 100 }))?;
+    read(answer["Keys"].take())
 }
 
 fn state(state: KeyState) -> String {
@@ -276,23 +274,20 @@ fn state(state: KeyState) -> String {
     }
 }
 
-fn list(keys: &KeySet, json: bool) -> Result<(), Failure> {
-    let shown: Vec<Shown<'_>> = keys.keys().map(|cmk| Shown::of(cmk, keys)).collect();
+fn list(keys: &[Shown], json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&shown);
+        return output::json(&keys);
     }
-    for key in &shown {
+    for key in keys {
         let version = key.versions.len();
         line(format!("{}  {}  version {version}  {}", key.id, state(key.state), key.aliases.join(" ")).trim_end())?;
     }
     Ok(())
 }
 
-fn describe(keys: &KeySet, name: &str, json: bool) -> Result<(), Failure> {
-    let cmk = keys.resolve(name)?;
-    let key = Shown::of(cmk, keys);
+fn describe(key: &Shown, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&key);
+        return output::json(key);
     }
     line(format!("key          {}\nstate        {}", key.id, state(key.state)))?;
     line(format!("created      {}", output::time(key.created)))?;

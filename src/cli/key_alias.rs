@@ -1,11 +1,11 @@
 //! `kmsfs alias` and `kmsfs key alias`: names of CMKs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
-use super::kms_call::Kms;
+use super::kms_call::{Kms, read};
 use super::output::{self, line};
 
 /// Arguments of `kmsfs alias`.
@@ -48,10 +48,13 @@ struct Pair {
     keystore: KeystoreArgs,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    alias: &'a str,
-    key: &'a str,
+/// An alias in an answer of ListAliases, and as it is printed.
+#[derive(Deserialize, Serialize)]
+struct Shown {
+    #[serde(rename(deserialize = "AliasName"))]
+    alias: String,
+    #[serde(rename(deserialize = "TargetKeyId"))]
+    key: String,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -73,8 +76,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             line(format!("{alias} is gone. Its key was not touched."))
         }
         Verb::List { json, keystore } => {
-            let keys = Kms::open(keystore)?.keys(keystore)?;
-            let shown: Vec<_> = keys.aliases().map(|(alias, id)| Shown { alias, key: &id.0 }).collect();
+            let mut listed = Kms::open(keystore)?.list("ListAliases", "Aliases", &json!({ "Limit": 100 }))?;
+            let shown: Vec<Shown> = read(listed["Aliases"].take())?;
             if *json {
                 return output::json(&shown);
             }

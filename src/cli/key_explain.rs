@@ -1,25 +1,23 @@
 //! `kmsfs key explain` and `kmsfs policy simulate`: which statement or grant decides about a request, and why.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use serde_json::json;
 
 use super::failure::{Code, Failure};
 use super::kms_call::Kms;
-use super::kms_show::{Ask, pair};
-use super::output;
-use super::users::SystemUsers;
-use crate::kms::explain::{Explanation, Question};
+use super::kms_show::{Ask, object, pair};
+use super::users;
+use crate::kms::Principal;
 use crate::kms::policy::Policy;
-use crate::kms::{EncryptionContext, Principal, Users};
 
 /// Arguments of `kmsfs key explain`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The key: its id or an alias
     key: String,
-    /// Who would ask [default: the owner of the keystore]
+    /// Who would ask: a user, or uid/NUMBER for one without a name [default: the owner of the keystore]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// What would be asked for: Decrypt, GenerateDataKey, ...
@@ -43,35 +41,35 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// Explains a request as if `document` were the policy of the key.
 pub(super) fn simulate(args: &Args, document: &Path) -> Result<(), Failure> {
     let text = fs::read_to_string(document).map_err(|error| Failure::io(document, "read", &error))?;
-    let policy = Policy::parse(&text).map_err(|error| {
+    Policy::parse(&text).map_err(|error| {
         Failure::new(Code::Usage, "policy", format!("{}: {error}", document.display()), "change the document")
     })?;
-    explain(args, Some(&policy))
+    explain(args, Some(&text))
 }
 
-fn explain(args: &Args, policy: Option<&Policy>) -> Result<(), Failure> {
+fn explain(args: &Args, policy: Option<&str>) -> Result<(), Failure> {
     let keystore = args.ask.keystore.dir()?;
     let principal = args.user.as_deref().map_or(Ok(Principal::Root), |name| principal(&keystore, name))?;
-    let pairs: BTreeMap<String, String> = args.context.iter().cloned().collect();
-    let context = EncryptionContext::new(pairs)
-        .map_err(|error| Failure::new(Code::Usage, "key explain", error.to_string(), "give another --context"))?;
-    let question =
-        Question { principal: &principal, action: &args.action, context: &context, via_mount: args.via_mount, policy };
-    let keys = Kms::open(&args.ask.keystore)?.keys(&args.ask.keystore)?;
-    let explanation = Explanation::of_question(&keys, &args.key, &question).map_err(crate::kms::KeystoreError::from)?;
-    if args.ask.json { output::json(&explanation) } else { output::line(explanation.to_string().trim_end()) }
+    let mut question = json!({
+        "KeyId": args.key,
+        "Action": args.action,
+        "EncryptionContext": object(&args.context),
+        "ViaMount": args.via_mount,
+        "Policy": policy,
+    });
+    if let Principal::User { name, groups } = &principal {
+        question["UserName"] = json!(name);
+        question["Groups"] = json!(groups);
+    }
+    let answer = Kms::open(&args.ask.keystore)?.call("kmsfs.GetExplanation", question)?;
+    args.ask.say(&answer["Explanation"], answer["Text"].as_str().unwrap_or_default().trim_end())
 }
 
-/// The user of this system with this name, as the policies of a keystore see it.
+/// The user of this system with this name, as a mount sees it.
 fn principal(keystore: &Path, name: &str) -> Result<Principal, Failure> {
-    let found = SystemUsers.by_name(name).map_err(|error| {
-        let text = format!("the name service of the system does not tell who {name} is: {error}");
-        Failure::new(Code::Other, "key explain", text, "try again; getent passwd shows when it answers")
-    })?;
-    let user = found.ok_or_else(|| {
+    users::principal(keystore, name)?.ok_or_else(|| {
         let text = format!("there is no user {name} on this system");
-        Failure::new(Code::Usage, "key explain", text, "name another with --user; id NAME tells whether there is one")
-    })?;
-    let owner = fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?.uid();
-    if user.uid == owner { Ok(Principal::Root) } else { Ok(Principal::User { name: user.name, groups: user.groups }) }
+        let next = "name another with --user, or uid/NUMBER; id NAME tells whether there is one";
+        Failure::new(Code::Usage, "key explain", text, next)
+    })
 }

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::kms_call::Kms;
+use super::mount_options::AuditPaths;
 use super::output::{self, line};
+use super::recording::Recording;
 use super::rewrap::{Ask, walk_tree};
 use super::target::{Opened, Target, refused};
 use super::{mounts, volumes};
 use crate::envelope::VolumeHeader;
 use crate::fs::upkeep::{Answer, Item, Name, Request, Wrap};
-use crate::kms::{BUNDLE_NAME, Cmk, KeyOrigin, Keystore, LocalKms, UnlockSecret};
+use crate::kms::{BUNDLE_NAME, Cmk, KeyOrigin, LocalKms, UnlockSecret};
 use crate::maintain::{Mounted, Report, Start, Tree};
 
 /// Arguments of `kmsfs key which`.
@@ -146,7 +150,9 @@ fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: boo
 }
 
 fn open_kms(keystore: &Path, secret: &UnlockSecret) -> Result<Arc<LocalKms>, Failure> {
-    Ok(Arc::new(LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?))
+    let kms = LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?;
+    Recording { volume: None, paths: AuditPaths::No }.start(&kms, keystore)?;
+    Ok(Arc::new(kms))
 }
 
 fn users(scanned: &[Scanned], cmk: &Cmk, version: u16) -> u64 {
@@ -256,21 +262,22 @@ pub(super) fn retire(args: &Retire) -> Result<(), Failure> {
     let dir = args.keystore.dir()?;
     let (key, version) = (&args.key, args.version);
     let looked_through = args.keystore.secret.unlock(|secret| {
-        let mut keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        keystore.check_retirable(key, version)?;
-        drop(keystore);
         let kms = open_kms(&dir, &secret)?;
+        let keys = kms.keys();
+        let cmk = keys.resolve(key)?;
+        // Before hours of looking: whether it can be done at all.
+        cmk.check_retirable(version)?;
         let scanned = scan(&dir, &kms, &args.volume, &args.without, false)?;
         told_incomplete(&scanned)?;
-        let used = users(&scanned, kms.keys().resolve(key)?, version);
+        let used = users(&scanned, cmk, version);
         if used > 0 {
             let paths = scanned.iter().map(|scanned| scanned.volume.display().to_string()).collect::<Vec<_>>();
             let next = format!("kmsfs rewrap {}, then again", paths.join(" and "));
             let why = format!("{used} wrapped keys still need version {version}, which was kept");
             return Err(Failure::new(Code::Keystore, key, why, next));
         }
-        keystore = Keystore::open(&dir)?.unlock(&secret)?;
-        keystore.retire(key, version)?;
+        let parameters = json!({ "KeyId": cmk.id.0, "Version": version });
+        Kms::open_with(&dir, &secret)?.call("kmsfs.RetireKeyVersion", parameters)?;
         Ok(scanned.len())
     })?;
     line(format!("Version {version} of {key} is destroyed; nothing in {looked_through} volumes needed it."))?;

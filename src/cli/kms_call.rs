@@ -1,17 +1,18 @@
 //! Operations of the KMS: through the server that holds the keystore open, or on the keystore itself.
 
 use std::path::Path;
-use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
+use super::kms_show::all_pages;
 use crate::kms::api::Client;
 use crate::kms::audit::Options;
 use crate::kms::service::{ApiError, Call, Code as ApiCode, LOCAL_REGION, Service, Source};
-use crate::kms::{BUNDLE_NAME, KeySet, Keystore, LocalKms, Principal, UnlockSecret};
+use crate::kms::{Keystore, Principal, UnlockSecret};
 
 /// The KMS of a keystore, for as many operations as a command needs.
 pub(super) enum Kms {
@@ -77,21 +78,27 @@ impl Kms {
         self.call(operation, parameters)
     }
 
-    /// The keys as they are now.
-    pub(super) fn keys(&self, args: &KeystoreArgs) -> Result<Arc<KeySet>, Failure> {
-        match self {
-            Self::Here(service) => Ok(service.keys()),
-            Self::Server(_) => {
-                let bundle = args.dir()?.join(BUNDLE_NAME);
-                Ok(args.secret.unlock(|secret| Ok(LocalKms::open_bundle(&bundle, &secret)?))?.keys())
-            }
-        }
+    /// All pages of a list, the rows under `member` together.
+    pub(super) fn list(&mut self, operation: &str, member: &str, parameters: &Value) -> Result<Value, Failure> {
+        all_pages(member, |marker| {
+            let mut parameters = parameters.clone();
+            parameters["Marker"] = marker.into();
+            self.call(operation, parameters)
+        })
     }
 }
 
 /// Has the KMS run one operation.
 pub(super) fn call(args: &KeystoreArgs, operation: &str, parameters: Value) -> Result<Value, Failure> {
     Kms::open(args)?.call(operation, parameters)
+}
+
+/// An answer, or a part of one, as what it says.
+pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    serde_json::from_value(answer).map_err(|error| {
+        let next = "let the same version of kmsfs serve the keystore";
+        Failure::new(Code::Other, "the server answered what this kmsfs does not understand", error, next)
+    })
 }
 
 impl From<ApiError> for Failure {

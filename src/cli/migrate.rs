@@ -9,7 +9,9 @@ use super::bar::Bar;
 use super::failure::{Code, Failure};
 use super::init::PlacementName;
 use super::keystore::KeystoreArgs;
+use super::mount_options::AuditPaths;
 use super::output::{self, line};
+use super::recording::Recording;
 use super::unlock::{lock_volume, unlock};
 use crate::envelope::{Access, Binder, Envelopes, Placement, Sealer, VolumeError, VolumeHeader, root_envelope};
 use crate::kms::Requester;
@@ -56,7 +58,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     check(&header, to)?;
     let dir = args.keystore.dir()?;
-    let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&header, &dir, &secret))?;
+    let recording = Some(Recording::of(&header, AuditPaths::No)?);
+    let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&header, &dir, &secret, recording))?;
     sys::process::clear_umask();
     let marked = volume.header.placed(&*kms, to, true)?;
     marked.store()?;

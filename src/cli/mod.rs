@@ -41,6 +41,7 @@ mod mounts;
 mod output;
 mod passphrase;
 mod policy;
+mod recording;
 mod recovery;
 mod rekey;
 mod remount;

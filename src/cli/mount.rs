@@ -9,8 +9,9 @@ use super::background::{self, Reporter};
 use super::checks;
 use super::failure::{Code, Failure};
 use super::init::caller;
-use super::keystore::{KeystoreArgs, state_folder};
+use super::keystore::KeystoreArgs;
 use super::mount_options::{AuditPaths, Durability, MountOptions};
+use super::recording::Recording;
 use super::remount;
 use super::target::adopt;
 use super::unlock::{copy_path, lock_volume, unlock};
@@ -18,8 +19,7 @@ use super::volumes;
 use crate::envelope::{Access, Volume, VolumeHeader};
 use crate::fs::{EncryptedFs, FsConfig, KeyBell};
 use crate::fuse;
-use crate::kms::audit::{self, Log};
-use crate::kms::{BundleWatcher, LocalKms, MountAudit};
+use crate::kms::{BundleWatcher, LocalKms};
 use crate::sys;
 use crate::sys::background::MountFlags;
 
@@ -111,10 +111,9 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     let mut locked = lock_volume(&plan.backing, access)?;
     if args.foreground {
         locked.record_pid()?;
-        let (kms, volume) = args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret))?;
-        if !plan.no_audit {
-            record(&plan, &kms)?;
-        }
+        let recording = if plan.no_audit { None } else { Some(Recording::of(&plan.header, plan.audit_paths)?) };
+        let (kms, volume) =
+            args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret, recording))?;
         let bell = Arc::new(KeyBell::default());
         let _watcher = watch(&plan, &kms, &bell)?;
         let served = serve(&plan, (kms.clone(), bell), volume, || {
@@ -209,19 +208,6 @@ fn arguments(args: &Args, plan: &Plan) -> Result<Vec<OsString>, Failure> {
     line.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| OsString::from(flag)));
     line.extend(["--".into(), plan.backing.clone().into(), plan.mountpoint.clone().into()]);
     Ok(line)
-}
-
-/// Records what the keys are used for: beside the keystore or, for a volume that opened with its own copy of its keys, in a
-/// folder of this user's for keystores that are not here.
-fn record(plan: &Plan, kms: &LocalKms) -> Result<(), Failure> {
-    let Some((keys, keystore)) = kms.audit_keys().zip(kms.keystore()) else { return Ok(()) };
-    let is_own = kms.bundle().is_some_and(|bundle| bundle.starts_with(&plan.keystore_dir));
-    let home = if is_own { plan.keystore_dir.clone() } else { state_folder("mount")?.join(keystore.to_string()) };
-    let volume = plan.header.uuid().parse().map_err(|_| Failure::of(Code::NotAVolume, "the volume's uuid is none"))?;
-    let log = Log::open(&home.join(audit::FOLDER), keys, audit::Options::default())
-        .map_err(|error| Failure::of(Code::Other, format!("{error}; raise the limit of processes (ulimit -u)")))?;
-    kms.record_to(MountAudit { log, volume, paths: plan.audit_paths == AuditPaths::Yes });
-    Ok(())
 }
 
 /// Follows changes of the keystore, and keeps the volume's copy of its keys as new as they are.

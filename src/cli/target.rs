@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::failure::{Code, Failure};
 use super::init::caller;
 use super::keystore::KeystoreArgs;
+use super::mount_options::AuditPaths;
 use super::mounts;
+use super::recording::Recording;
 use super::unlock::{copy_path, lock_volume, unlock};
 use crate::content::Durability;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeHeader, VolumeLock};
@@ -106,6 +108,7 @@ pub(super) fn refused(path: &Path, refusal: &Refusal) -> Failure {
 /// A volume opened in this process; it is released when this is dropped.
 pub(super) struct Opened {
     fs: Arc<EncryptedFs>,
+    kms: Arc<LocalKms>,
     _lock: VolumeLock,
 }
 
@@ -113,7 +116,10 @@ impl Opened {
     /// Unlocks the volume in `path` and keeps others out of it.
     pub(super) fn open(path: &Path, keystore: &KeystoreArgs) -> Result<Self, Failure> {
         let dir = keystore.dir()?;
-        Self::unlocked(path, |header| keystore.secret.unlock(|secret| unlock(header, &dir, &secret)))
+        Self::unlocked(path, |header| {
+            let recording = Some(Recording::of(header, AuditPaths::No)?);
+            keystore.secret.unlock(|secret| unlock(header, &dir, &secret, recording))
+        })
     }
 
     /// The same, with keys that are unlocked already.
@@ -142,7 +148,7 @@ impl Opened {
             Failure::new(Code::NotAVolume, path.display(), error, "look at it with: kmsfs fsck; see docs/operations.md")
         })?;
         fs.on_new_cmk(adopt(&kms, path));
-        Ok(Self { fs, _lock: lock })
+        Ok(Self { fs, kms, _lock: lock })
     }
 
     /// It, for walks.
@@ -154,6 +160,8 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         self.fs.shut_down();
+        // Threads of the filesystem may keep it beyond the end of this process.
+        self.kms.flush_record();
     }
 }
 

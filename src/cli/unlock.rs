@@ -1,13 +1,13 @@
 //! Unlocking a volume, and keeping others out of it.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::mounts;
-use super::users::SystemUsers;
+use super::recording::Recording;
+use super::users::{SystemUsers, owner_of};
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
 use crate::kms::{BUNDLE_NAME, Keystore, KeystoreError, LocalKms, UnlockSecret, read_bundle_header};
 use crate::sys;
@@ -38,19 +38,24 @@ pub(super) fn copy_path(volume: &Path) -> PathBuf {
 }
 
 /// Unlocks the volume with the keystore or, if that is missing or does not know the volume's key, with the volume's own
-/// copy of its keys.
+/// copy of its keys. What the keys are used for from then on, for this too, is recorded as `recording` says.
 pub(super) fn unlock(
     header: &VolumeHeader,
     keystore: &Path,
     secret: &UnlockSecret,
+    recording: Option<Recording>,
 ) -> Result<(Arc<LocalKms>, Volume), Failure> {
     let copy = copy_path(header.root());
+    let start = |kms: &LocalKms| recording.map_or(Ok(()), |recording| recording.start(kms, keystore));
     let refused = match open_kms(keystore, secret) {
-        Ok(kms) => match header.clone().unlock(&kms) {
-            Ok(volume) => return Ok((for_users(kms, owner_of(keystore)?), volume)),
-            Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
-            Err(error) => return Err(error.into()),
-        },
+        Ok(kms) => {
+            start(&kms)?;
+            match header.clone().unlock(&kms) {
+                Ok(volume) => return Ok((for_users(kms, owner_of(keystore)?), volume)),
+                Err(error @ VolumeError::WrongKeystore { .. }) => Failure::from(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
         Err(error @ (KeystoreError::NotFound(_) | KeystoreError::Damaged { .. } | KeystoreError::Foreign { .. })) => {
             error.into()
         }
@@ -59,6 +64,7 @@ pub(super) fn unlock(
     };
     // Whatever is wrong with the copy, the first refusal is the one to tell.
     let Ok(kms) = LocalKms::open_bundle(&copy, secret) else { return Err(refused) };
+    start(&kms)?;
     let Ok(volume) = header.clone().unlock(&kms) else { return Err(refused) };
     eprintln!("kmsfs: note: {}; using the volume's own copy of its keys, {}", refused.text, copy.display());
     // Whoever unlocked the copy has its secret, and is the owner as far as anybody can tell here.
@@ -68,11 +74,6 @@ pub(super) fn unlock(
 /// With the users of this system. Who owns the keystore is the root of its account.
 fn for_users(kms: LocalKms, owner: u32) -> Arc<LocalKms> {
     Arc::new(kms.with_users(Box::new(SystemUsers), owner))
-}
-
-fn owner_of(keystore: &Path) -> Result<u32, Failure> {
-    let found = std::fs::metadata(keystore).map_err(|error| Failure::io(keystore, "look at", &error))?;
-    Ok(found.uid())
 }
 
 /// Whether the volume's copy is of another keystore: another passphrase may open it then.

@@ -8,7 +8,6 @@ use parking_lot::MutexGuard;
 use super::file::{Cache, Content, Form, State};
 use super::geometry::{CipherOffset, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
 use super::meta::flag;
-use super::place::bits_of;
 use super::{BackingFile, Error};
 use crate::crypto::{Nonce, random};
 
@@ -249,23 +248,34 @@ impl<B: BackingFile> Content<B> {
 
     /// Writes the sealed blocks that waited, in runs; with `holes`, only those that the pages on the backing file do not know.
     fn write_pending(&self, state: &mut State, holes: bool) -> Result<(), Error> {
-        let mut cache = self.cache.lock();
-        let known = |block: u64| cache.groups[&group_of(block)].on_backing >> slot_of(block) & 1 == 1;
-        let blocks: Vec<u64> = cache.pending.keys().copied().filter(|block| !holes || !known(*block)).collect();
+        let blocks: Vec<u64> = {
+            let cache = self.cache.lock();
+            let known = |block: u64| cache.groups[&group_of(block)].on_backing >> slot_of(block) & 1 == 1;
+            cache.pending.keys().copied().filter(|block| !holes || !known(*block)).collect()
+        };
         let follows = |a: &u64, b: &u64| *b == *a + 1 && group_of(*a) == group_of(*b);
         for run in blocks.chunk_by(follows) {
-            let at = block_at(run[0]);
             state.risky |= holes && self.is_ordered(state);
-            let group = cache.groups.get_mut(&group_of(run[0])).expect("what waits has its group in memory");
-            group.unsynced |= bits_of(Run { first: run[0], count: run.len() as u64 });
-            let mut parts: Vec<IoSlice<'_>> = run.iter().map(|block| IoSlice::new(&cache.pending[block])).collect();
-            let len = parts.iter().map(|part| part.len() as u64).sum();
-            self.written(state, at, len, self.backing.write_parts(&mut parts, at))?;
-            for block in run {
-                cache.pending.remove(block);
+            self.mark_unsynced(Run { first: run[0], count: run.len() as u64 });
+            // The cache is not held while they are written: others look up there what they seal with.
+            let waiting: Vec<Box<[u8]>> = {
+                let mut cache = self.cache.lock();
+                run.iter().map(|block| cache.pending.remove(block).expect("it was there under the same lock")).collect()
+            };
+            let done = self.write_blocks(state, &waiting, block_at(run[0]));
+            if done.is_err() {
+                self.cache.lock().pending.extend(run.iter().copied().zip(waiting));
             }
+            done?;
         }
         Ok(())
+    }
+
+    /// Writes sealed blocks, at most a group of them, one behind the other.
+    pub(super) fn write_blocks(&self, state: &mut State, blocks: &[Box<[u8]>], at: CipherOffset) -> Result<(), Error> {
+        let mut parts: Vec<IoSlice<'_>> = blocks.iter().map(|block| IoSlice::new(block)).collect();
+        let len = parts.iter().map(|part| part.len() as u64).sum();
+        self.written(state, at, len, self.backing.write_parts(&mut parts, at))
     }
 
     /// Writes what is no META page.

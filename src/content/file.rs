@@ -1,7 +1,7 @@
 //! The open content of a file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use subtle::ConstantTimeEq;
@@ -141,6 +141,8 @@ pub struct Content<B: BackingFile> {
     dirty: AtomicBool,
     needs_barrier: AtomicBool,
     pub(super) pending_bytes: AtomicUsize,
+    /// The size at the end of the last change: a hint for who does not hold the state.
+    pub(super) end: AtomicU64,
 }
 
 impl<B: BackingFile> Content<B> {
@@ -159,6 +161,7 @@ impl<B: BackingFile> Content<B> {
             dirty: AtomicBool::new(false),
             needs_barrier: AtomicBool::new(false),
             pending_bytes: AtomicUsize::new(0),
+            end: AtomicU64::new(0),
         }
     }
 
@@ -313,6 +316,7 @@ impl<B: BackingFile> Content<B> {
         self.dirty.store(dirty, Ordering::Release);
         self.needs_barrier.store(waits && self.is_ordered(state), Ordering::Release);
         self.pending_bytes.store(pending, Ordering::Release);
+        self.end.store(state.size, Ordering::Release);
     }
 
     /// Whether the order of writes must be told to the disk.

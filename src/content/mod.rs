@@ -8,6 +8,7 @@
 //! - what was on the backing file before a write can be read until what replaces it is there too;
 //! - an error leaves what was readable readable, and what is pending pending.
 
+mod ahead;
 mod commit;
 mod file;
 mod geometry;

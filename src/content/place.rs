@@ -12,9 +12,41 @@ pub(super) fn bits_of(run: Run) -> u64 {
     u64::MAX >> (64 - run.count) << slot_of(run.first)
 }
 
+/// The sealed blocks of a run.
+pub(super) enum Sealed<'a> {
+    /// One behind the other.
+    Together(&'a [u8]),
+    /// Each by itself.
+    Apart(Vec<Box<[u8]>>),
+}
+
+impl Sealed<'_> {
+    /// Block `i`, to be kept. What is taken is not there any more.
+    fn keep(&mut self, i: usize) -> Box<[u8]> {
+        match self {
+            Self::Together(bytes) => bytes.chunks(BLOCK as usize).nth(i).unwrap_or_default().into(),
+            Self::Apart(blocks) => std::mem::take(&mut blocks[i]),
+        }
+    }
+
+    /// Their length in bytes.
+    fn len(&self) -> usize {
+        match self {
+            Self::Together(bytes) => bytes.len(),
+            Self::Apart(blocks) => blocks.iter().map(|block| block.len()).sum(),
+        }
+    }
+}
+
 impl<B: BackingFile> Content<B> {
     /// Puts sealed blocks where they belong, and their seals into the page.
-    pub(super) fn place(&self, state: &mut State, run: Run, sealed: &[u8], seals: &[Seal]) -> Result<(), Error> {
+    pub(super) fn place(
+        &self,
+        state: &mut State,
+        run: Run,
+        mut sealed: Sealed<'_>,
+        seals: &[Seal],
+    ) -> Result<(), Error> {
         let waits = self.waiting_of(state, run);
         let mut block = run.first;
         let end = run.first + run.count;
@@ -27,12 +59,12 @@ impl<B: BackingFile> Content<B> {
             if waits_here == 1 {
                 continue;
             }
-            if let Err(error) = self.write_direct(state, Run { first, count: block - first }, run, sealed) {
-                self.adopt(state, Run { first: run.first, count: block - run.first }, waits, sealed, seals);
+            if let Err(error) = self.write_direct(state, Run { first, count: block - first }, run, &sealed) {
+                self.adopt(state, Run { first: run.first, count: block - run.first }, waits, &mut sealed, seals);
                 return Err(error);
             }
         }
-        self.record(state, run, bits_of(run), waits, (sealed, seals));
+        self.record(state, run, bits_of(run), waits, (&mut sealed, seals));
         Ok(())
     }
 
@@ -52,13 +84,18 @@ impl<B: BackingFile> Content<B> {
     }
 
     /// Writes `piece`, blocks that no page on the backing file knows. `sealed` is all of `run`.
-    fn write_direct(&self, state: &mut State, piece: Run, run: Run, sealed: &[u8]) -> Result<(), Error> {
-        let from = ((piece.first - run.first) * BLOCK) as usize;
-        let to = (from + (piece.count * BLOCK) as usize).min(sealed.len());
+    fn write_direct(&self, state: &mut State, piece: Run, run: Run, sealed: &Sealed<'_>) -> Result<(), Error> {
+        let (skip, count) = ((piece.first - run.first) as usize, piece.count as usize);
         let at = block_at(piece.first);
         state.risky |= self.is_ordered(state) && !state.converting && at.0 < state.backing_len;
         self.mark_unsynced(piece);
-        self.write_data(state, &sealed[from..to], at)
+        match sealed {
+            Sealed::Together(bytes) => {
+                let to = ((skip + count) * BLOCK as usize).min(bytes.len());
+                self.write_data(state, &bytes[skip * BLOCK as usize..to], at)
+            }
+            Sealed::Apart(blocks) => self.write_blocks(state, &blocks[skip..skip + count], at),
+        }
     }
 
     /// Before blocks are written: their bytes on the backing file may not be on the disk from now on.
@@ -70,20 +107,20 @@ impl<B: BackingFile> Content<B> {
 
     /// After an error on the way to the backing file, which may hold some of `run` now: what could be read there before is taken as
     /// written, and waits to be written again. What was a hole stays one.
-    fn adopt(&self, state: &mut State, run: Run, waits: u64, sealed: &[u8], seals: &[Seal]) {
+    fn adopt(&self, state: &mut State, run: Run, waits: u64, sealed: &mut Sealed<'_>, seals: &[Seal]) {
         let written = self.cache.lock().groups[&group_of(run.first)].meta.written;
         let torn = bits_of(run) & written & !waits;
         let Some(last) = torn.checked_ilog2() else { return };
-        self.record(state, run, torn, waits | torn, (sealed, seals));
         let start = run.first * BLOCK;
         let end = (start + (u64::from(last) - slot_of(run.first) as u64 + 1) * BLOCK).min(start + sealed.len() as u64);
+        self.record(state, run, torn, waits | torn, (sealed, seals));
         if end > state.size {
             self.grow(state, end);
         }
     }
 
     /// Puts the seals of those blocks of `run` that are in `which` into the page; those in `waits` become pending.
-    fn record(&self, state: &mut State, run: Run, which: u64, waits: u64, (sealed, seals): (&[u8], &[Seal])) {
+    fn record(&self, state: &mut State, run: Run, which: u64, waits: u64, (sealed, seals): (&mut Sealed<'_>, &[Seal])) {
         let guards_holes = state.durable && !state.converting;
         let number = group_of(run.first);
         let mut cache = self.cache.lock();
@@ -99,7 +136,7 @@ impl<B: BackingFile> Content<B> {
             state.tail_last = Some(number);
         }
         *guard |= number != 0 && group.page_written == 0 && !state.sparse;
-        for ((block, sealed), seal) in (run.first..).zip(sealed.chunks(BLOCK as usize)).zip(seals) {
+        for (i, (block, seal)) in (run.first..run.first + run.count).zip(seals).enumerate() {
             let slot = slot_of(block);
             if which >> slot & 1 == 0 {
                 continue;
@@ -107,7 +144,7 @@ impl<B: BackingFile> Content<B> {
             let old = group.meta.entries[slot];
             let mut previous = Seal::default();
             if waits >> slot & 1 == 1 {
-                let was_pending = pending.insert(block, sealed.into()).is_some();
+                let was_pending = pending.insert(block, sealed.keep(i)).is_some();
                 previous = match group.on_backing >> slot & 1 == 1 {
                     true if was_pending => old.previous,
                     true => old.current,

@@ -5,9 +5,12 @@ use std::sync::atomic::Ordering;
 
 use zeroize::Zeroizing;
 
+use super::ahead::Ahead;
 use super::file::{Content, Form, MAX_PENDING, State};
 use super::geometry::{BLOCK, GROUP_BLOCKS, INLINE_MAX, MAX_SIZE, Run, group_of, runs, slot_of};
+use super::group::Group;
 use super::meta::Seal;
+use super::place::Sealed;
 use super::{BackingFile, Error};
 use crate::crypto::{BlockAad, Nonce, Suite, random};
 
@@ -22,8 +25,9 @@ impl<B: BackingFile> Content<B> {
     /// # Errors
     /// What was there before can still be read, but for blocks that were written completely before the error.
     pub fn write(&self, at: u64, data: &[u8]) -> Result<(), Error> {
+        let mut ahead = self.seal_ahead(at, data);
         let mut state = self.state.write();
-        let result = self.write_in(&mut state, at, data);
+        let result = self.write_in(&mut state, at, data, &mut ahead);
         self.publish(&state);
         result?;
         self.limit_pending(&mut state)
@@ -36,7 +40,7 @@ impl<B: BackingFile> Content<B> {
     pub fn append(&self, data: &[u8]) -> Result<u64, Error> {
         let mut state = self.state.write();
         let at = state.size;
-        let result = self.write_in(&mut state, at, data);
+        let result = self.write_in(&mut state, at, data, &mut Ahead::default());
         self.publish(&state);
         result?;
         self.limit_pending(&mut state)?;
@@ -66,7 +70,7 @@ impl<B: BackingFile> Content<B> {
         }
     }
 
-    pub(super) fn write_in(&self, state: &mut State, at: u64, data: &[u8]) -> Result<(), Error> {
+    pub(super) fn write_in(&self, state: &mut State, at: u64, data: &[u8], ahead: &mut Ahead) -> Result<(), Error> {
         if data.is_empty() {
             return Ok(());
         }
@@ -83,19 +87,21 @@ impl<B: BackingFile> Content<B> {
                 state.size = new_size;
                 return Ok(());
             }
-            return self.become_paged(state, |state| self.write_paged(state, at, data));
+            return self.become_paged(state, |state| self.write_paged(state, at, data, ahead));
         }
-        self.write_paged(state, at, data)
+        self.write_paged(state, at, data, ahead)
     }
 
-    fn write_paged(&self, state: &mut State, at: u64, data: &[u8]) -> Result<(), Error> {
+    fn write_paged(&self, state: &mut State, at: u64, data: &[u8], ahead: &mut Ahead) -> Result<(), Error> {
         let end = at + data.len() as u64;
         let new_size = state.size.max(end);
         if at > state.size {
             self.extend_tail(state, at)?;
         }
         for run in runs(at, data.len() as u64) {
-            self.write_run(state, run, at, data, new_size)?;
+            if !self.place_ahead(state, run, ahead)? {
+                self.write_run(state, run, at, data, new_size)?;
+            }
             // Run by run, so that after an error the size covers just what was written.
             let written = ((run.first + run.count) * BLOCK).min(end);
             if written > state.size {
@@ -103,6 +109,20 @@ impl<B: BackingFile> Content<B> {
             }
         }
         Ok(())
+    }
+
+    /// Puts the blocks of `run` where they belong, if they were sealed before and are still good.
+    fn place_ahead(&self, state: &mut State, run: Run, ahead: &mut Ahead) -> Result<bool, Error> {
+        let Some(mut sealed) = ahead.take(run) else { return Ok(false) };
+        let group = group_of(run.first);
+        self.ensure_group_or(state, group, || sealed.fresh.take())?;
+        self.ensure_budget(state, group, run.count)?;
+        if self.cache.lock().groups[&group].meta.salt != sealed.salt {
+            return Ok(false);
+        }
+        let blocks = ahead.blocks_of(&mut sealed);
+        self.place(state, run, blocks, &sealed.seals)?;
+        Ok(true)
     }
 
     /// Sets a larger size. Groups that are skipped have no META page.
@@ -179,7 +199,8 @@ impl<B: BackingFile> Content<B> {
             };
             *seal = Seal { nonce: *nonce, tag };
         }
-        let result = result.and_then(|()| self.place(state, run, sealed, &seals[..run.count as usize]));
+        let result =
+            result.and_then(|()| self.place(state, run, Sealed::Together(sealed), &seals[..run.count as usize]));
         BUFFERS.set(buffers);
         result
     }
@@ -197,13 +218,23 @@ impl<B: BackingFile> Content<B> {
 
     /// Loads the group, or makes it if it lies behind the end.
     pub(super) fn ensure_group(&self, state: &mut State, group: u64) -> Result<(), Error> {
+        self.ensure_group_or(state, group, || None)
+    }
+
+    /// The same; a group behind the end is what `fresh` gives, if it gives one.
+    fn ensure_group_or(
+        &self,
+        state: &mut State,
+        group: u64,
+        fresh: impl FnOnce() -> Option<Group>,
+    ) -> Result<(), Error> {
         let mut cache = self.cache.lock();
         if cache.groups.contains_key(&group) {
             return Ok(());
         }
         let is_new = group * GROUP_BLOCKS * BLOCK >= state.size;
         let loaded = if is_new {
-            super::group::Group::fresh(&self.key, group)
+            fresh().unwrap_or_else(|| Group::fresh(&self.key, group))
         } else {
             self.load_group(state, group, &mut cache)?
         };

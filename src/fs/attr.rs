@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
@@ -39,13 +40,23 @@ pub struct Changes {
     pub atime: SetTime,
     /// Last change of content.
     pub mtime: SetTime,
+    /// What the kernel takes the last change of attributes for. It is the store's to set, and never set from here.
+    pub ctime: Option<Time>,
 }
 
 impl Changes {
     /// Only these permission bits.
     pub fn of_perm(perm: u32) -> Self {
         let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
-        Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime }
+        Self { perm: Some(perm), uid: None, gid: None, size: None, atime, mtime, ctime: None }
+    }
+
+    /// Whether the store says all this already of an object that nobody has open. After each rename the kernel tells the times
+    /// as it keeps them: a modification time that is none of its changes, and a change time that the store has noted itself.
+    fn are_known_to(&self, stat: &Stat) -> bool {
+        self.is_mtime_only()
+            && self.mtime == SetTime::At(stat.mtime)
+            && self.ctime.is_some_and(|ctime| ctime <= stat.ctime)
     }
 
     fn is_mtime_only(&self) -> bool {
@@ -68,11 +79,11 @@ pub fn without_privileges(perm: u32) -> u32 {
     perm & !(SETUID | drop_group)
 }
 
-/// Sets the times of what is open. chattr +a and +i forbid that, but the kernel tells the times of writes in this way: one
-/// that was allowed must not fail afterwards.
+/// Sets the times of what is open. chattr +a and +i forbid that, but the kernel tells the modification time of writes in this way:
+/// one that was allowed must not fail afterwards.
 pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) -> Result<()> {
     match sys::file::set_times(fd, atime, mtime) {
-        Err(Errno::PERM) => Ok(()),
+        Err(Errno::PERM) if atime == SetTime::Keep => Ok(()),
         done => Ok(done?),
     }
 }
@@ -187,21 +198,27 @@ impl EncryptedFs {
                 self.change_fd(ino, dir.fd(), changes)?;
             }
             None => match self.change_named(ino, changes) {
+                Ok(Some(known)) => return Ok(known),
                 // The kernel keeps times, and tells them when it likes: also of a file that is gone and that nobody has open.
                 // The same of a file that may not be changed any more (chattr +i).
-                Err(Error::Sys(Errno::PERM)) if changes.are_times_only() => {}
+                Err(Error::Sys(Errno::PERM)) if changes.is_mtime_only() => {}
                 Err(Error::Sys(Errno::STALE)) if changes.are_times_only() => {
                     return self.inodes.kind(ino).map(|kind| gone(ino, kind)).ok_or(Errno::STALE.into());
                 }
-                done => done?,
+                Err(error) => return Err(error),
+                Ok(None) => {}
             },
         }
         self.attributes(ino, handle)
     }
 
-    fn change_named(&self, ino: Ino, changes: &Changes) -> Result<()> {
-        self.at_location(ino, |parent, name, _| {
+    /// Changes what nobody has open. Its attributes, if there was nothing to change.
+    fn change_named(&self, ino: Ino, changes: &Changes) -> Result<Option<Attr>> {
+        self.at_location(ino, |parent, name, stat| {
             let (dir, name) = (parent.fd(), stored(name));
+            if changes.are_known_to(stat) {
+                return self.plain_at(parent, name, *stat).map(Some);
+            }
             if changes.uid.is_some() || changes.gid.is_some() {
                 sys::dir::chown(dir, name, changes.uid, changes.gid)?;
             }
@@ -211,7 +228,7 @@ impl EncryptedFs {
             if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
                 sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
             }
-            Ok(())
+            Ok(None)
         })
     }
 
@@ -276,7 +293,10 @@ impl EncryptedFs {
             return Ok(());
         }
         file.backing.admit(false)?;
-        let cut = self.content_for_writing(file)?.truncate(size);
+        let content = self.content_for_writing(file)?;
+        file.pin_mtime(None);
+        let cut = content.truncate(size);
+        drop(content);
         file.pin_mtime(None);
         self.after_write(file);
         cut?;
@@ -305,8 +325,8 @@ impl EncryptedFs {
 
     /// Space and limits of the backing store, with names as long as ours may be.
     pub fn statfs(&self) -> Result<Filesystem> {
-        // What was removed is not to be counted.
-        self.closer.finish();
+        // What was removed is not to be counted, but for what takes long: a desktop asks every second.
+        self.closer.finish_within(Duration::from_millis(100));
         let s = sys::stat::filesystem(&self.root)?;
         Ok(Filesystem {
             blocks: s.f_blocks,

@@ -15,6 +15,9 @@ use crate::sys::{self, Errno};
 /// No file is so long.
 const UNKNOWN: u64 = u64::MAX;
 
+/// What was written is pushed to the disk when it is this long, in bytes.
+const PUSH_AFTER: u64 = 8 << 20;
+
 /// One descriptor for all handles of an inode. It is replaced when a handle comes that may write and the
 /// first one could not.
 pub struct Backing {
@@ -27,6 +30,8 @@ pub struct Backing {
     touched: AtomicBool,
     /// The length that was found when it was opened, until it is used or the file is changed; else [`UNKNOWN`].
     found_len: AtomicU64,
+    /// Bytes written since the disk was last told to take them.
+    unpushed: AtomicU64,
     /// Where the end of an XTS file is kept while it is cut.
     tails: Option<Arc<TailLog>>,
 }
@@ -40,6 +45,7 @@ impl Backing {
             touched: AtomicBool::new(false),
             found_len: AtomicU64::new(UNKNOWN),
             fixed: Mutex::new(0),
+            unpushed: AtomicU64::new(0),
             tails: None,
         }
     }
@@ -57,6 +63,7 @@ impl Backing {
             touched: AtomicBool::new(false),
             found_len: AtomicU64::new(UNKNOWN),
             fixed: Mutex::new(0),
+            unpushed: AtomicU64::new(0),
             tails: None,
         }
     }
@@ -124,7 +131,12 @@ impl Backing {
         let flags = sys::file::flags(fd.as_fd())?;
         sys::file::set_flags(fd.as_fd(), flags & !*fixed)?;
         let done = act(fd.as_fd());
-        sys::file::set_flags(fd.as_fd(), flags)?;
+        if let Err(errno) = sys::file::set_flags(fd.as_fd(), flags) {
+            log::error!(
+                "inode {}: the flags of chattr(1) were set aside for a change and could not be set again: {errno}. Next: chattr +i or +a, as they were",
+                sys::stat::of_fd(&*fd).map_or(0, |stat| stat.ino)
+            );
+        }
         done
     }
 
@@ -151,6 +163,12 @@ impl Backing {
         self.touched.swap(false, Ordering::AcqRel)
     }
 
+    /// The descriptor, once so much was written that the disk should begin with it: see [`super::pusher`].
+    pub fn to_push(&self) -> Option<Arc<OwnedFd>> {
+        let is_much = self.unpushed.load(Ordering::Relaxed) >= PUSH_AFTER;
+        (is_much && self.unpushed.swap(0, Ordering::Relaxed) >= PUSH_AFTER).then(|| self.fd())
+    }
+
     /// For what changes the modification time: noted afterwards, so that it is never missed.
     fn change(&self, act: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> io::Result<()> {
         self.found_len.store(UNKNOWN, Ordering::Release);
@@ -172,10 +190,12 @@ impl BackingFile for Backing {
     }
 
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
+        self.unpushed.fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.change(|fd| sys::file::write_at(fd, buf, at.0))
     }
 
     fn write_parts(&self, parts: &mut [IoSlice<'_>], at: CipherOffset) -> io::Result<()> {
+        self.unpushed.fetch_add(parts.iter().map(|part| part.len() as u64).sum(), Ordering::Relaxed);
         self.change(|fd| sys::file::write_parts(fd, &mut parts.to_vec(), at.0))
     }
 
@@ -223,10 +243,40 @@ impl BackingFile for Backing {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.unpushed.store(0, Ordering::Relaxed);
         self.with(sys::file::sync_data)
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        self.unpushed.store(0, Ordering::Relaxed);
         self.with(sys::file::sync_all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_is_pushed_once_unless_it_was_synced() {
+        let file = Backing::new(tempfile::tempfile().unwrap().into(), true);
+        let part = vec![0; (PUSH_AFTER / 2) as usize];
+        let write = |parts: u64| {
+            for i in 0..parts {
+                file.write_at(&part, CipherOffset(i * PUSH_AFTER / 2)).unwrap();
+            }
+        };
+        write(1);
+        assert!(file.to_push().is_none());
+        file.write_parts(&mut [IoSlice::new(&part)], CipherOffset(0)).unwrap();
+        assert!(file.to_push().is_some());
+        assert!(file.to_push().is_none());
+        write(2);
+        file.sync_data().unwrap();
+        assert!(file.to_push().is_none());
+        write(3);
+        file.sync_all().unwrap();
+        write(1);
+        assert!(file.to_push().is_none());
     }
 }

@@ -7,6 +7,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::time::Duration;
 
 use super::dirs::Dir;
 use super::error::Result;
@@ -61,6 +62,15 @@ impl Closer {
         let (tell, told) = mpsc::sync_channel(1);
         if sender.send(Job::Tell(tell)).is_ok() {
             let _ = told.recv();
+        }
+    }
+
+    /// The same, but no longer than `most`: for an answer that need not be exact.
+    pub fn finish_within(&self, most: Duration) {
+        let Some(sender) = &self.0 else { return };
+        let (tell, told) = mpsc::sync_channel(1);
+        if sender.try_send(Job::Tell(tell)).is_ok() {
+            let _ = told.recv_timeout(most);
         }
     }
 }

@@ -92,12 +92,14 @@ impl Dir {
 
     /// Its CMK refuses: its key is dropped. Whether that is news.
     pub fn darken(&self) -> bool {
+        let mut secrets = self.secrets.write();
         self.is_dark.store(true, Ordering::Relaxed);
-        self.secrets.write().take().is_some()
+        secrets.take().is_some()
     }
 
     fn lighten(&self, key: DataKey, names: DirNames) {
-        *self.secrets.write() = Some(Secrets { key, names });
+        let mut secrets = self.secrets.write();
+        *secrets = Some(Secrets { key, names });
         self.is_dark.store(false, Ordering::Relaxed);
     }
 

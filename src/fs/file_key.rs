@@ -95,7 +95,7 @@ impl EncryptedFs {
                 |fd: BorrowedFd<'_>| Ok(self.envelopes.create(Object::File { fd, at: None }, &envelope.encode())?);
             file.backing.past_flags(create, |error| matches!(error, Error::Sys(Errno::PERM)))
         };
-        match store() {
+        match self.with_space(store) {
             Err(Error::Sys(Errno::ACCESS)) => {
                 self.at_location(file.ino, |parent, name, _| self.relaxed(parent.fd(), stored(name), 0o200, store))?
             }

@@ -139,6 +139,8 @@ impl EncryptedFs {
             Some(content) if origin == WriteOrigin::Cache => Ok(content),
             _ => self.content_for_writing(file),
         };
+        // Before, lest a commit on the way restores it; and after, for one that was set on the way.
+        file.pin_mtime(None);
         let written = content.and_then(|content| {
             if handle.mode.append && origin != WriteOrigin::Cache {
                 content.append(data)?;
@@ -149,6 +151,9 @@ impl EncryptedFs {
         file.pin_mtime(None);
         // After an error, too: a part may have been written.
         self.after_write(file);
+        if let Some(fd) = file.backing.to_push() {
+            self.pusher.push(fd);
+        }
         written.map_err(|error| self.report(file.ino, error))?;
         if origin == WriteOrigin::PrivilegesEnd { self.end_privileges(file) } else { Ok(()) }
     }
@@ -207,14 +212,17 @@ impl EncryptedFs {
         self.require_leave(&handle)?;
         // As fallocate(2) has it: who may only append may reserve.
         file.backing.admit(matches!(what, Allocation::Reserve { .. }))?;
-        let done = self.content_for_writing(file).and_then(|content| {
+        file.pin_mtime(None);
+        let act = || {
+            let content = self.content_for_writing(file)?;
             match what {
                 Allocation::Reserve { keep_size } => content.allocate(at, len, keep_size)?,
                 Allocation::PunchHole => content.punch_hole(at, len)?,
                 Allocation::Zero { keep_size } => content.zero_range(at, len, keep_size)?,
             }
             Ok(())
-        });
+        };
+        let done = self.with_space(act);
         file.pin_mtime(None);
         self.after_write(file);
         done.map_err(|error| self.report(file.ino, error))?;

@@ -13,9 +13,10 @@ use super::file_key::Birth;
 use super::io::FileHandle;
 use super::listing::DirHandle;
 use super::open_file::OpenFile;
-use super::{EncryptedFs, Faded, Ino};
-use crate::envelope::{EnvelopeError, Kind, Place};
+use super::{EncryptedFs, Faded, Ino, OpenMode};
+use crate::envelope::{Envelope, EnvelopeError, Kind, Place};
 use crate::kms::{Action, Caller, EncryptionContext, KeyId, KmsError, Requester};
+use crate::sys::FileKind;
 
 const INTACT: u8 = 0;
 const FADING: u8 = 1;
@@ -111,6 +112,43 @@ impl EncryptedFs {
         Ok(self.sealer(requester).require(Action::GenerateDataKey, &dir.cmk(), &context)?)
     }
 
+    /// What the handle of a file that `caller` just made depends on. Who may read files here reads through the handle by that
+    /// leave, and loses it with that leave; who may only write has the handle to write, and to read what it holds open.
+    pub(super) fn action_of_new_file(&self, caller: &Caller, dir: &Dir, mode: OpenMode) -> Action {
+        let may_read = || {
+            let context = self.binder.context(Kind::file(dir.suite()), dir.place());
+            self.kms.allows(caller, Action::Decrypt, &dir.cmk(), &context).is_ok()
+        };
+        if !mode.write_only && may_read() { Action::Decrypt } else { Action::GenerateDataKey }
+    }
+
+    /// What an envelope is bound to may decide who reads the file: nobody shall be able to read a file because of moving it.
+    pub(super) fn require_rebinding(
+        &self,
+        caller: &Caller,
+        (ino, kind): (Ino, FileKind),
+        (from, name): (&Dir, &[u8]),
+        to: Place,
+    ) -> Result<()> {
+        if !matches!(kind, FileKind::File | FileKind::Directory) {
+            return Ok(());
+        }
+        self.with_envelope((ino, kind), from, name, |_, stored| {
+            let envelope = Envelope::parse(&stored)?;
+            if envelope.is_linked() {
+                return Ok(());
+            }
+            let key = self.origin_of(&envelope)?.key;
+            let [here, there] = [from.place(), to].map(|place| self.binder.context(envelope.kind(), place));
+            let may_read = |context| self.kms.allows(caller, Action::Decrypt, &key, context).is_ok();
+            if may_read(&here) || !may_read(&there) {
+                return Ok(());
+            }
+            let path = || self.inodes.path(ino);
+            Ok(self.sealer(Requester::user(caller, &path)).require(Action::Decrypt, &key, &here)?)
+        })
+    }
+
     /// Leave to make or read a symlink in a directory.
     pub(super) fn require_for_symlink(&self, requester: Requester<'_>, action: Action, dir: &Dir) -> Result<()> {
         Ok(self.sealer(requester).require(action, &dir.cmk(), &self.binder.symlink_context(&dir.id))?)
@@ -183,6 +221,10 @@ impl EncryptedFs {
             if handle.leave.fade() {
                 handle.file.without_leave.fetch_add(1, Ordering::AcqRel);
                 faded.handles += 1;
+                if !self.file_handles.holds(&handle) {
+                    // It went meanwhile, and nobody else will take it off.
+                    self.restored(&handle);
+                }
             }
             // Each time: what others read since is in the kernel's cache again.
             faded.shared.push(handle.file.ino);

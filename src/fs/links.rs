@@ -8,22 +8,26 @@ use super::error::Result;
 use super::sidecars::Spot;
 use super::{EncryptedFs, Error, Ino, Location, Looked};
 use crate::envelope::{Envelope, EnvelopeStore, Object, Place};
+use crate::kms::Caller;
 use crate::sys::dir::Access;
 use crate::sys::{self, Errno, FileKind};
 
 impl EncryptedFs {
     /// Gives `ino` a further name. A file with links in two directories is bound to neither.
-    pub fn link(&self, ino: Ino, to: Location) -> Result<Looked> {
+    ///
+    /// # Errors
+    /// EACCES also if `caller` could read by the new name what it cannot read by the old one.
+    pub fn link(&self, caller: &Caller, ino: Ino, to: Location) -> Result<Looked> {
         self.writable()?;
         let dir = self.dir(to.parent)?;
         let encoded = dir.encode(&to.name)?;
         dir.prepare(&encoded)?;
-        let linked = self.link_into(ino, &dir, stored(&encoded)).and_then(|()| self.look(&dir, &encoded, to.clone()));
-        let looked = linked.inspect_err(|error| {
+        self.link_into(caller, ino, &dir, stored(&encoded)).inspect_err(|error| {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
             }
         })?;
+        let looked = self.look(&dir, &encoded, to.clone())?;
         self.note_move(&dir, &encoded, (ino, looked.attr.stat.kind));
         if looked.attr.stat.kind == FileKind::File {
             self.log_place(&dir, &encoded, ino);
@@ -31,8 +35,11 @@ impl EncryptedFs {
         Ok(looked)
     }
 
-    fn link_into(&self, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
+    fn link_into(&self, caller: &Caller, ino: Ino, to: &Dir, name: &[u8]) -> Result<()> {
         let found = self.at_location(ino, |parent, from, stat| {
+            if parent.ino != to.ino {
+                self.require_rebinding(caller, (ino, stat.kind), (parent, stored(from)), Place::Linked)?;
+            }
             let _places = self.places.hold_all();
             if self.envelopes.sidecars().is_some() {
                 let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };

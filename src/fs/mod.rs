@@ -30,6 +30,7 @@ mod listing;
 mod namespace;
 mod open_file;
 mod places;
+mod pusher;
 mod relax;
 mod removal;
 mod rename;
@@ -79,6 +80,7 @@ use io::FileHandle;
 use listing::DirHandle;
 use open_file::{Handles, OpenFiles};
 use places::Places;
+use pusher::Pusher;
 use relax::Relaxed;
 use sizes::Sizes;
 use suites::Suites;
@@ -123,6 +125,7 @@ pub struct EncryptedFs {
     places: Places,
     writeback: Writeback,
     closer: Closer,
+    pusher: Pusher,
     relaxed: Relaxed,
     upkeep: Upkeep,
     /// Mirrors of the keys of directories; absent on a read-only mount.
@@ -156,6 +159,7 @@ impl EncryptedFs {
             symlinks: Symlinks::new(&volume.key),
             long_links: LongLinks::open(root.as_fd())?,
             closer: Closer::start(root.as_fd()),
+            pusher: Pusher::start(),
             root,
             config,
             inodes: InodeTable::default(),

@@ -103,7 +103,8 @@ impl EncryptedFs {
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
-        let handle = self.new_handle(Leave::new(*caller, Action::GenerateDataKey), file, mode)?;
+        let action = self.action_of_new_file(caller, &dir, mode);
+        let handle = self.new_handle(Leave::new(*caller, action), file, mode)?;
         Ok(Created { looked, handle })
     }
 
@@ -123,7 +124,10 @@ impl EncryptedFs {
     ) -> Result<Created> {
         let looked = self.look(dir, encoded, Location::new(dir.ino, name))?;
         let opened = self.open(caller, looked.attr.ino, mode).inspect_err(|_| self.forget(looked.attr.ino, 1))?;
-        let attr = self.getattr(looked.attr.ino, Some(opened.handle))?;
+        let attr = self.getattr(looked.attr.ino, Some(opened.handle)).inspect_err(|_| {
+            self.release(opened.handle);
+            self.forget(looked.attr.ino, 1);
+        })?;
         Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
     }
 
@@ -160,14 +164,14 @@ impl EncryptedFs {
         &self,
         caller: &Caller,
         at: Location,
-        make: impl FnOnce(&Arc<Dir>, &EncodedName) -> Result<()>,
+        make: impl Fn(&Arc<Dir>, &EncodedName) -> Result<()>,
     ) -> Result<Looked> {
         self.writable()?;
         let dir = self.dir(at.parent)?;
         let encoded = dir.encode(&at.name)?;
         dir.prepare(&encoded)?;
         let names = self.names_lock();
-        let made = make(&dir, &encoded);
+        let made = self.with_space(|| make(&dir, &encoded));
         drop(names);
         if let Err(error) = made {
             if error.errno() != Errno::EXIST {
@@ -220,7 +224,12 @@ impl EncryptedFs {
         parent.prepare(&encoded)?;
         let path = || self.inodes.path_in(at.parent, &at.name);
         let maker = (caller, Requester::user(caller, &path));
-        let made = self.make_dir(maker, &parent, temporary.as_bytes(), perm).and_then(|(fd, key)| {
+        let make = || {
+            self.make_dir(maker, &parent, temporary.as_bytes(), perm).inspect_err(|_| {
+                let _ = self.discard(&parent, temporary.as_bytes());
+            })
+        };
+        let made = self.with_space(make).and_then(|(fd, key)| {
             let _names = self.names_lock();
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))

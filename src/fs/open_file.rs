@@ -256,6 +256,11 @@ impl<T> Handles<T> {
         handle
     }
 
+    /// Whether a handle stands for just this.
+    pub fn holds(&self, value: &Arc<T>) -> bool {
+        self.table.read().values().any(|other| Arc::ptr_eq(other, value))
+    }
+
     /// What `handle` stands for.
     ///
     /// # Errors

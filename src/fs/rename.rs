@@ -6,7 +6,8 @@ use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::sidecars::{Move, Spot};
 use super::{EncryptedFs, Error, Ino, Location};
-use crate::envelope::{Envelope, EnvelopeStore};
+use crate::envelope::{Envelope, EnvelopeStore, Place};
+use crate::kms::Caller;
 use crate::names::EncodedName;
 use crate::sys::dir::RenameFlags;
 use crate::sys::{self, Errno, FileKind, Stat};
@@ -30,7 +31,10 @@ impl<'a> Side<'a> {
 
 impl EncryptedFs {
     /// Renames `from` to `to`, with the flags of renameat2(2) (RENAME_WHITEOUT is refused).
-    pub fn rename(&self, from: &Location, to: &Location, flags: RenameFlags) -> Result<()> {
+    ///
+    /// # Errors
+    /// EACCES also if `caller` could read in the other directory what it cannot read where it is.
+    pub fn rename(&self, caller: &Caller, from: &Location, to: &Location, flags: RenameFlags) -> Result<()> {
         self.writable()?;
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL.into());
@@ -45,6 +49,12 @@ impl EncryptedFs {
         if one_object && !flags.contains(RenameFlags::NOREPLACE) {
             // rename(2): two names of one object both stay.
             return Ok(());
+        }
+        if from.parent != to.parent {
+            self.require_move(caller, &source, &to_dir)?;
+            if exchange {
+                self.require_move(caller, &target, &from_dir)?;
+            }
         }
         to_dir.prepare(&target.name)?;
         let long_link = self.long_links.take(from);
@@ -87,6 +97,13 @@ impl EncryptedFs {
             self.long_links.remove(&home);
         }
         Ok(())
+    }
+
+    fn require_move(&self, caller: &Caller, what: &Side<'_>, to: &Dir) -> Result<()> {
+        let Some((ino, stat)) = what.found else { return Ok(()) };
+        let is_linked = stat.kind == FileKind::File && stat.nlink > 1;
+        let place = if is_linked { Place::Linked } else { to.place() };
+        self.require_rebinding(caller, (ino, stat.kind), (what.dir, stored(&what.name)), place)
     }
 
     fn note_moves(&self, from: &Side<'_>, to: &Side<'_>, exchanged: bool) {

@@ -110,7 +110,7 @@ impl EncryptedFs {
             return self.dequeue(file);
         }
         let dirty = file.content().is_some_and(|content| content.state().dirty);
-        let failed = if dirty { file.commit() } else { file.settle() }.err();
+        let failed = self.with_space(|| if dirty { file.commit() } else { file.settle() }).err();
         if let Some(error) = &failed {
             file.failures.note(error.errno());
         }

@@ -123,7 +123,8 @@ impl Filesystem for Adapter {
                 return reply::attr(reply, self.end_privileges(&caller, number, fh), self.caching);
             }
             let (atime, mtime) = (convert::set_time(atime), convert::set_time(mtime));
-            let changes = Changes { perm: mode.map(convert::perm), uid, gid, size, atime, mtime };
+            let ctime = ctime.map(convert::requested_time);
+            let changes = Changes { perm: mode.map(convert::perm), uid, gid, size, atime, mtime, ctime };
             reply::attr(reply, self.fs.setattr(&caller, number, &changes, fh), self.caching);
         });
     }
@@ -167,7 +168,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -177,13 +178,13 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", || {
             let (from, to) = (at(parent, name), at(newparent, newname));
-            reply::empty(reply, self.fs.rename(&from, &to, convert::rename_flags(flags)));
+            reply::empty(reply, self.fs.rename(&caller(req), &from, &to, convert::rename_flags(flags)));
         });
     }
 
-    fn link(&self, _req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+    fn link(&self, req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         guarded("link", || {
-            reply::entry(reply, self.fs.link(ino(number), at(newparent, newname)), self.caching);
+            reply::entry(reply, self.fs.link(&caller(req), ino(number), at(newparent, newname)), self.caching);
         });
     }
 

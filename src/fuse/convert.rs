@@ -162,7 +162,7 @@ pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
 
 /// The time the kernel sent. fuser 0.18 counts the nanoseconds of a time before 1970 backwards (-5 s and 250 ms
 /// arrive as -5.25 s, where -4.75 s is meant), so such a time is taken apart the way fuser put it together.
-fn requested_time(time: SystemTime) -> Time {
+pub(super) fn requested_time(time: SystemTime) -> Time {
     match time.duration_since(UNIX_EPOCH) {
         Ok(_) => time.into(),
         Err(before) => {

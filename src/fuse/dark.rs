@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -32,7 +33,12 @@ impl Keeper {
         let rung = bell.clone();
         let look = move || {
             while rung.wait(ttl.max(SHORTEST)) {
-                shut(&fs, &notifier);
+                // Keys that are disabled later must go dark, too.
+                if catch_unwind(AssertUnwindSafe(|| shut(&fs, &notifier))).is_err() {
+                    log::error!(
+                        "internal error while keys were looked at; it is tried again within {ttl:?}. Next: please report this as a bug"
+                    );
+                }
             }
         };
         let thread = thread::Builder::new().name("keys".into()).spawn(look)?;

@@ -71,6 +71,7 @@ fn add(
         }
     };
     let attr = file_attr(&looked.attr);
+    let ttl = caching.ttl_of(&looked.attr);
     let full = reply.add(attr.ino, entry.next, name, &ttl, &attr, Generation(looked.generation));
     if full {
         fs.forget(looked.attr.ino, 1);

@@ -19,7 +19,7 @@
 //! | lookup | counts a reference; a missing name is cached unless the tree is shared |
 //! | forget, batch_forget | gives references back; fuser calls forget for each of a batch |
 //! | getattr | by file handle where the kernel has one |
-//! | setattr | mode, owner, size, times; a change time alone is ignored: it is the backing store's to set; one that sets nothing ends suid and sgid |
+//! | setattr | mode, owner, size, times; a change time is the backing store's to set, and only tells that times are told which it has already; one that sets nothing ends suid and sgid |
 //! | readlink, symlink, link | as named; links are cached by the kernel unless the tree is shared |
 //! | mknod, mkdir, create | with the caller's umask, which default ACLs override |
 //! | unlink, rmdir | as named |

@@ -53,7 +53,7 @@ pub(super) fn created(reply: ReplyCreate, result: Result<Created>, caching: Cach
     match result {
         Ok(Created { looked, handle }) => {
             let (attr, generation) = (file_attr(&looked.attr), Generation(looked.generation));
-            reply.created(&caching.ttl(), &attr, generation, FileHandle(handle), caching.file_flags());
+            reply.created(&caching.ttl_of(&looked.attr), &attr, generation, FileHandle(handle), caching.file_flags());
         }
         Err(error) => reply.error(errno(error.errno())),
     }

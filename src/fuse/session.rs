@@ -24,12 +24,6 @@ const SUBTYPE: &str = "kmsfs";
 /// Fewest worker threads: with one, a request that waits for the KMS would hold up all others.
 const MIN_THREADS: usize = 2;
 
-/// Options that mean something to mount(8) or fstab(5), and nothing to a filesystem. So do those that begin with `x-`.
-const FOR_MOUNT_ONLY: [&str; 13] = [
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "relatime", "loud",
-    "silent",
-];
-
 /// How to mount.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
@@ -41,8 +35,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// What mount(8) shows as the source: the path of the backing tree.
     pub fs_name: String,
-    /// Further options of `-o`, each one or a list with commas. Those for mount(8) itself are ignored; those not
-    /// known go to the kernel, which refuses what it does not know either.
+    /// Further options of `-o` for the kernel, each one or a list with commas. Those not known go there too, and are refused
+    /// there.
     pub extra: Vec<String>,
     /// Others change the backing tree, so the kernel caches nothing.
     pub shared: bool,
@@ -175,9 +169,9 @@ fn config(options: &MountOptions, as_root: bool) -> io::Result<Config> {
         mount_options.push(MountOption::RO);
     }
     for word in options.extra.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-        match extra(word)? {
-            Some(option) if !mount_options.contains(&option) => mount_options.push(option),
-            _ => {}
+        let option = extra(word)?;
+        if !mount_options.contains(&option) {
+            mount_options.push(option);
         }
     }
     if as_root {
@@ -201,12 +195,12 @@ fn escaped(name: &str) -> String {
     name.replace('\\', "\\\\").replace(',', "\\,")
 }
 
-/// One word of `-o`; `None` for what is not meant for us.
+/// One word of `-o`.
 ///
 /// # Errors
 /// InvalidInput for what has a switch of its own, because more than the kernel must know of it.
-fn extra(word: &str) -> io::Result<Option<MountOption>> {
-    Ok(Some(match word {
+fn extra(word: &str) -> io::Result<MountOption> {
+    Ok(match word {
         "allow_other" | "allow_root" | "default_permissions" => {
             let text = format!("-o {word} is decided by kmsfs itself. Next: use --allow-other, or leave it out");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -225,11 +219,8 @@ fn extra(word: &str) -> io::Result<Option<MountOption>> {
         "dirsync" => MountOption::DirSync,
         "sync" => MountOption::Sync,
         "async" => MountOption::Async,
-        word if FOR_MOUNT_ONLY.contains(&word) || word.starts_with("x-") || word.starts_with("comment=") => {
-            return Ok(None);
-        }
         word => MountOption::CUSTOM(word.into()),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -259,9 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn options_for_mount_itself_are_left_out_and_others_passed_on() {
-        let plain = with_extra(&[], false);
-        assert_eq!(with_extra(&["noauto,_netdev,x-systemd.automount", "", "user"], false), plain);
+    fn further_options_are_passed_on() {
+        assert_eq!(with_extra(&["", ","], false), with_extra(&[], false));
         assert!(with_extra(&["noexec,max_read=4096"], false).contains(&MountOption::CUSTOM("max_read=4096".into())));
     }
 

@@ -110,8 +110,12 @@ impl Staged {
     pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<Self, KeystoreError> {
         let staged = Self { path: path.to_path_buf(), temporary: beside(path, ".tmp") };
         let write = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.temporary)?;
+            match fs::remove_file(&staged.temporary) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // A new one, which follows no link that lies there.
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.temporary)?;
             file.write_all(bytes)?;
             file.sync_all()
         };

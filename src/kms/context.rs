@@ -1,6 +1,6 @@
 //! The encryption context: what a wrapped key is bound to.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Longest canonical form, in bytes.
 pub const MAX_LEN: usize = 8192;
@@ -16,33 +16,35 @@ pub enum ContextError {
     TooLong,
 }
 
-/// Pairs of strings, matched exactly and in any order; bound into a blob by their canonical form.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Pairs of strings, matched exactly and in any order; bound into a blob by their canonical form. A clone shares it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct EncryptionContext {
-    pairs: BTreeMap<String, String>,
-    canonical: Vec<u8>,
+    // Written by `new` alone, so that it can be read without a check.
+    canonical: Arc<[u8]>,
 }
 
 impl EncryptionContext {
-    /// The context of these pairs.
+    /// The context of these pairs. Of two with the same key the later one counts.
     ///
     /// # Errors
     /// [`ContextError`] for an empty key, or for more than 8192 bytes.
-    pub fn new<K: Into<String>, V: Into<String>>(
-        pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> Result<Self, ContextError> {
-        let pairs: BTreeMap<String, String> = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let mut canonical = Vec::new();
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, ContextError> {
+        let mut pairs: Vec<(K, V)> = pairs.into_iter().collect();
+        // The latest first among equals, which is the one that stays.
+        pairs.reverse();
+        pairs.sort_by(|(a, _), (b, _)| a.as_ref().cmp(b.as_ref()));
+        pairs.dedup_by(|(a, _), (b, _)| a.as_ref() == b.as_ref());
+        let mut canonical = Vec::with_capacity(256);
         if !pairs.is_empty() {
             let count = u16::try_from(pairs.len()).map_err(|_| ContextError::TooLong)?;
             canonical.extend_from_slice(&count.to_be_bytes());
         }
         for (key, value) in &pairs {
-            if key.is_empty() {
+            if key.as_ref().is_empty() {
                 return Err(ContextError::EmptyKey);
             }
             // The length prefix is what keeps {"a":"bc"} and {"ab":"c"} apart.
-            for part in [key, value] {
+            for part in [key.as_ref(), value.as_ref()] {
                 let length = u16::try_from(part.len()).map_err(|_| ContextError::TooLong)?;
                 canonical.extend_from_slice(&length.to_be_bytes());
                 canonical.extend_from_slice(part.as_bytes());
@@ -51,12 +53,19 @@ impl EncryptionContext {
         if canonical.len() > MAX_LEN {
             return Err(ContextError::TooLong);
         }
-        Ok(Self { pairs, canonical })
+        Ok(Self { canonical: canonical.into() })
     }
 
     /// The pairs, sorted by key.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+        let mut rest = self.canonical.get(2..).unwrap_or_default();
+        let mut part = move || {
+            let (length, behind) = rest.split_first_chunk()?;
+            let (text, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            rest = behind;
+            std::str::from_utf8(text).ok()
+        };
+        std::iter::from_fn(move || Some((part()?, part()?)))
     }
 
     /// The canonical form (docs/format.md section 2).
@@ -75,6 +84,14 @@ mod tests {
         let b = EncryptionContext::new([("ab", "c")]).unwrap();
         assert_eq!(a.canonical(), b"\0\x01\0\x01a\0\x02bc");
         assert_ne!(a.canonical(), b.canonical());
+    }
+
+    #[test]
+    fn pairs_come_back_sorted_and_the_later_of_two_counts() {
+        let context = EncryptionContext::new([("b", ""), ("a", "\u{e4}"), ("b", "2"), ("ab", "x")]).unwrap();
+        assert_eq!(context.pairs().collect::<Vec<_>>(), [("a", "\u{e4}"), ("ab", "x"), ("b", "2")]);
+        assert_eq!(EncryptionContext::default().pairs().count(), 0);
+        assert_eq!(context, EncryptionContext::new([("ab", "x"), ("b", "2"), ("a", "\u{e4}")]).unwrap());
     }
 
     #[test]

@@ -389,6 +389,15 @@ impl Cmk {
         Ok(rotated)
     }
 
+    /// Whether the secret of this version may be destroyed, if nothing needs it.
+    ///
+    /// # Errors
+    /// Those of [`crate::kms::Keystore::retire`], but for writing.
+    pub fn check_retirable(&self, number: u16) -> Result<(), KeystoreError> {
+        self.require(Operation::Retire)?;
+        self.without(number).map(|_| ())
+    }
+
     /// The same CMK without the secret of this version, which is not the newest one.
     pub(super) fn without(&self, number: u16) -> Result<Self, KeystoreError> {
         let key = || self.id.0.clone();

@@ -304,7 +304,8 @@ impl LocalKms {
         Ok(material)
     }
 
-    fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
+    /// Whether it may wrap data keys.
+    fn wrapping(cmk: &Cmk) -> Result<(), KmsError> {
         cmk.require(Operation::Wrap)?;
         if cmk.spec.is_asymmetric() {
             return Err(KmsError::AccessDenied(format!(
@@ -312,6 +313,11 @@ impl LocalKms {
                 cmk.id.0
             )));
         }
+        Ok(())
+    }
+
+    fn wrap(cmk: &Cmk, data_key: &DataKey, context: &EncryptionContext) -> Result<CiphertextBlob, KmsError> {
+        Self::wrapping(cmk)?;
         let (version, material) = cmk.wrapping();
         let origin = Origin { number: cmk.number, version };
         Ok(blob::seal(origin, material, data_key.expose(), context))
@@ -398,6 +404,10 @@ impl Kms for LocalKms {
     fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError> {
         let keys = self.keys();
         Self::unwrapping(keys.resolve(&origin.key.0)?, origin.version).map(|_| ())
+    }
+
+    fn may_wrap(&self, key: &KeyId) -> Result<(), KmsError> {
+        Self::wrapping(self.keys().resolve(&key.0)?)
     }
 
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {

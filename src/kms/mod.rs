@@ -60,7 +60,7 @@ pub use principal::{ACCOUNT, Principal, root_arn};
 pub use recorder::MountAudit;
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slots::{DEFAULT_UNLOCK_MS, Slot, SlotKind, UnlockSecret};
-pub use users::{LocalUser, Users};
+pub use users::{LocalUser, Users, principal_in_mounts};
 
 use crate::crypto::DataKey;
 
@@ -239,6 +239,12 @@ pub trait Kms: Send + Sync {
     /// # Errors
     /// What [`Kms::decrypt`] would answer.
     fn permits(&self, origin: &KeyOrigin) -> Result<(), KmsError>;
+
+    /// Whether new data keys may be wrapped under `key` now, as far as its state matters.
+    ///
+    /// # Errors
+    /// What [`Kms::generate_data_key`] would answer.
+    fn may_wrap(&self, key: &KeyId) -> Result<(), KmsError>;
 
     /// The id behind an id or an alias.
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError>;

@@ -27,6 +27,11 @@ impl Principal {
         Self::User { name: name.to_owned(), groups: BTreeSet::new() }
     }
 
+    /// A local user without a name and without groups.
+    pub fn numbered(uid: u32) -> Self {
+        Self::user(&format!("uid/{uid}"))
+    }
+
     /// `arn:aws:iam::000000000000:root` or `arn:aws:iam::000000000000:user/NAME`; the name of a service, which has no ARN.
     pub fn arn(&self) -> String {
         match self {

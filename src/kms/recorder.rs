@@ -1,4 +1,8 @@
-//! Tells the audit log what keys are used for in a mount: each use by a user, and how often the mount itself used them.
+//! Tells the audit log what keys are used for in a mount or by a command: each use by a user, and how often the mount or the
+//! command itself used them.
+
+mod patterns;
+mod refusals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +13,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::audit::{AuditError, Event, Log, Uses};
+use self::patterns::Patterns;
+use self::refusals::{Refusals, TOGETHER};
+use super::audit::{AuditError, Event, Log, PatternUse, Repeated, Uses};
 use super::clock::now;
 use super::key::Cmk;
 use super::service::{ApiError, Call, Code, Source, key_arn};
@@ -18,17 +24,17 @@ use super::{Action, Caller, EncryptionContext, InvalidCiphertext, KmsError, Prin
 /// What the mount calls itself in the log.
 const AGENT: &str = concat!("kmsfs/", env!("CARGO_PKG_VERSION"));
 const REGION: &str = "local";
-/// How long uses gather.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long uses gather: a flood costs few wake-ups.
+const GATHER: Duration = Duration::from_millis(25);
 /// Most uses that wait to become events.
 const MOST_WAITING: usize = 4096;
 
-/// Where the uses of a mount are recorded.
+/// Where the uses of a mount or a command are recorded.
 pub struct MountAudit {
     /// The log.
     pub log: Log,
-    /// The volume.
-    pub volume: Uuid,
+    /// The volume; none if the keys are for no certain one.
+    pub volume: Option<Uuid>,
     /// Whether plain paths stand in the log.
     pub paths: bool,
 }
@@ -55,6 +61,7 @@ impl OwnUse {
 type Kind = (u32, OwnUse, Option<Code>);
 
 /// What a user did.
+#[derive(Clone)]
 struct Use {
     principal: Arc<Principal>,
     caller: Caller,
@@ -80,6 +87,15 @@ pub(super) struct Recorder {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What is known of uses that were handed on.
+#[derive(Default)]
+struct Hands {
+    patterns: Patterns,
+    refusals: Refusals,
+    /// Changes places with the backlog's.
+    uses: Vec<Use>,
+}
+
 struct Shared {
     audit: MountAudit,
     service: Principal,
@@ -87,7 +103,7 @@ struct Shared {
     backlog: Mutex<Backlog>,
     work: Condvar,
     /// Held by who hands a backlog on, so that lines come in the order of uses.
-    order: Mutex<()>,
+    hands: Mutex<Hands>,
 }
 
 impl Recorder {
@@ -98,7 +114,7 @@ impl Recorder {
             own: RwLock::default(),
             backlog: Mutex::default(),
             work: Condvar::new(),
-            order: Mutex::default(),
+            hands: Mutex::default(),
         });
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("kmsfs-uses".to_owned()).spawn(move || worker.run());
@@ -107,7 +123,7 @@ impl Recorder {
 
     /// Waits until everything that was recorded before is on the disk.
     pub(super) fn flush(&self) -> Result<(), AuditError> {
-        self.shared.hand_on();
+        self.shared.hand_on(true);
         self.shared.audit.log.flush()
     }
 
@@ -136,7 +152,7 @@ impl Recorder {
         drop(backlog);
         if waiting >= MOST_WAITING || self.thread.is_none() {
             // Whoever uses keys faster than lines are written is slowed down to that.
-            self.shared.hand_on();
+            self.shared.hand_on(false);
         } else if waiting == 1 {
             self.shared.work.notify_one();
         }
@@ -162,42 +178,70 @@ impl Drop for Recorder {
 impl Shared {
     fn run(&self) {
         loop {
+            let may_be_due = !self.hands.lock().refusals.is_empty();
             let mut backlog = self.backlog.lock();
             while backlog.uses.is_empty() && !backlog.is_over {
-                self.work.wait(&mut backlog);
+                if !may_be_due {
+                    self.work.wait(&mut backlog);
+                } else if self.work.wait_for(&mut backlog, TOGETHER).timed_out() {
+                    break;
+                }
             }
-            if !backlog.is_over {
-                // A flood costs few wake-ups.
+            if !backlog.is_over && !backlog.uses.is_empty() {
                 self.work.wait_for(&mut backlog, GATHER);
             }
             let is_over = backlog.is_over;
             drop(backlog);
-            self.hand_on();
+            self.hand_on(is_over);
             if is_over {
                 return;
             }
         }
     }
 
-    fn hand_on(&self) {
-        let _order = self.order.lock();
-        let uses = std::mem::take(&mut self.backlog.lock().uses);
-        uses.into_iter().for_each(|used| self.user(used));
+    /// Makes lines of all that waits; of refusals that are still being counted only if it is the `last` time, for now.
+    fn hand_on(&self, last: bool) {
+        let Hands { patterns, refusals, uses } = &mut *self.hands.lock();
+        std::mem::swap(&mut self.backlog.lock().uses, uses);
+        for used in uses.drain(..) {
+            if used.refusal.is_none() {
+                self.allowed(used, patterns);
+                continue;
+            }
+            refusals.take(used).into_iter().for_each(|(used, repeated)| self.refused(&used, repeated));
+        }
+        refusals.due(last).into_iter().for_each(|(used, repeated)| self.refused(&used, repeated));
     }
 
-    fn user(&self, used: Use) {
-        let Use { principal, caller, action, cmk, context, refusal, reason, path, time } = used;
-        let mut event = self.event(&principal, action.operation(), caller.pid);
-        event.event_time = time;
-        event.request_parameters = Some(parameters(action, &cmk, &context));
-        let event = event.by_uid(caller.uid).in_volume(self.audit.volume, path).with_key(key_arn(REGION, &cmk.id));
-        let event = match refusal {
-            None => event.because(&*reason),
-            Some(error) => event.with_error(&told(&error, &reason)),
+    fn allowed(&self, used: Use, patterns: &mut Patterns) {
+        let pattern = patterns.of(&used, || self.event_of(&used).because(&*used.reason));
+        let recorded = match pattern {
+            Ok(pattern) => {
+                let Use { caller, time, path, .. } = used;
+                self.audit.log.record_use(PatternUse { pattern, time, pid: caller.pid, path })
+            }
+            Err(_) => self.audit.log.record(self.event_of(&used).because(&*used.reason)),
         };
-        if let Err(error) = self.audit.log.record(event) {
-            log::error!("a use of a key is not in the audit log: {error}");
+        tell(recorded);
+    }
+
+    fn refused(&self, used: &Use, repeated: Option<Repeated>) {
+        let Some(error) = &used.refusal else { return };
+        let mut event = self.event_of(used).with_error(&told(error, &used.reason));
+        if repeated.is_some() {
+            // Several threads may have asked.
+            event.kmsfs.pid = None;
         }
+        event.kmsfs.repeated = repeated;
+        tell(self.audit.log.record(event));
+    }
+
+    fn event_of(&self, used: &Use) -> Event {
+        let Use { principal, caller, action, cmk, context, path, time, .. } = used;
+        let mut event = self.event(principal, action.operation(), caller.pid);
+        event.event_time = *time;
+        event.request_parameters = Some(parameters(*action, cmk, context));
+        self.in_volume(event.by_uid(caller.uid), path.clone()).with_key(key_arn(REGION, &cmk.id))
     }
 
     fn own(&self, use_: OwnUse, cmk: &Cmk, outcome: Result<(), &KmsError>) {
@@ -207,13 +251,20 @@ impl Shared {
             return uses.count(now());
         }
         let mut template = self.event(&self.service, use_.name(), std::process::id());
-        template = template.in_volume(self.audit.volume, None).with_key(key_arn(REGION, &cmk.id));
+        template = self.in_volume(template, None).with_key(key_arn(REGION, &cmk.id));
         if let Err(error) = outcome {
             template = template.with_error(&told(error, "the mount's own work"));
         }
         let uses = self.audit.log.repeated(template);
         uses.count(now());
         self.own.write().insert(kind, uses);
+    }
+
+    fn in_volume(&self, event: Event, path: Option<String>) -> Event {
+        match self.audit.volume {
+            Some(volume) => event.in_volume(volume, path),
+            None => event,
+        }
     }
 
     fn event(&self, principal: &Principal, operation: &str, pid: u32) -> Event {
@@ -231,6 +282,12 @@ impl Shared {
         let mut event = Event::of(&call, operation, now());
         event.request_id = None;
         event
+    }
+}
+
+fn tell(recorded: Result<(), AuditError>) {
+    if let Err(error) = recorded {
+        log::error!("a use of a key is not in the audit log: {error}");
     }
 }
 

@@ -13,6 +13,7 @@ use super::*;
 mod backup;
 mod destroy;
 mod older;
+mod recorded;
 
 fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     EncryptionContext::new(pairs.iter().copied()).unwrap()

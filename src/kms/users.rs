@@ -103,6 +103,18 @@ impl Principals {
         Ok(Principal::User { name: self.name(uid)?, groups })
     }
 
+    /// The principal behind a user id in a mount. The kernel knows every user of a mount, so there is none that it cannot name.
+    ///
+    /// # Errors
+    /// If nobody can tell at present who it is.
+    pub(super) fn in_mount(&self, uid: u32) -> io::Result<Principal> {
+        match self.of_uid(uid) {
+            Ok(principal) => Ok(principal),
+            Err(Nameless::Unmapped) => Ok(Principal::numbered(uid)),
+            Err(Nameless::Untold(error)) => Err(error),
+        }
+    }
+
     /// The principal who has this name and this id. `None` if nobody has both: the user is gone, or another one came after.
     pub(super) fn of_name(&self, name: &str, uid: u32) -> Result<Option<Principal>, Nameless> {
         let user = recent(&self.by_name, name.to_owned(), |name| self.users.by_name(name))?;
@@ -117,6 +129,19 @@ impl Principals {
     fn lookup(&self, uid: u32) -> io::Result<Option<LocalUser>> {
         recent(&self.by_uid, uid, |uid| self.users.by_uid(*uid))
     }
+}
+
+/// Whom mounts with a keystore that belongs to `owner` take the user of this name for; `uid/NUMBER` names one who has no name.
+/// `None` if `users` knows none.
+///
+/// # Errors
+/// If `users` cannot tell at present.
+pub fn principal_in_mounts(users: Box<dyn Users>, owner: u32, name: &str) -> io::Result<Option<Principal>> {
+    let uid = match name.strip_prefix("uid/").and_then(|number| number.parse().ok()) {
+        Some(number) => Some(number),
+        None => users.by_name(name)?.map(|user| user.uid),
+    };
+    uid.map(|uid| Principals::new(users, owner).in_mount(uid)).transpose()
 }
 
 #[cfg(test)]
@@ -177,5 +202,16 @@ pub(super) mod tests {
         let principals = Principals::new(Box::new(Known), 0);
         assert!(matches!(principals.of_uid(78), Err(Nameless::Untold(_))));
         assert!(principals.name(78).is_err());
+    }
+
+    #[test]
+    fn users_are_named_as_mounts_see_them() {
+        let named = |name| principal_in_mounts(Box::new(Known), 1001, name).unwrap();
+        for (name, uid) in [("ada", 1000), ("bob", 1001), ("nobody", OVERFLOW_UID), ("uid/77", 77), ("uid/1000", 1000)]
+        {
+            assert_eq!(named(name), Some(Principals::new(Box::new(Known), 1001).in_mount(uid).unwrap()), "{name}");
+        }
+        assert_eq!(named("nobody"), Some(Principal::user("uid/65534")));
+        assert_eq!((named("eve"), named("uid/x")), (None, None));
     }
 }

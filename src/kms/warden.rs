@@ -19,7 +19,7 @@ use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::policy::{ConditionKeys, Key, Request};
 use super::service::key_arn;
-use super::users::{Nameless, Principals, Users};
+use super::users::{Principals, Users};
 use super::{Action, Caller, EncryptionContext, KmsError, Principal, VIA_MOUNT};
 
 /// How long a user keeps the groups that were looked up.
@@ -138,7 +138,7 @@ impl Warden {
 
     /// The principal behind a user id.
     pub(super) fn principal(&self, uid: u32) -> Arc<Principal> {
-        self.subject(uid).map_or_else(|_| Arc::new(numbered(uid)), |subject| subject.0)
+        self.subject(uid).map_or_else(|_| Arc::new(Principal::numbered(uid)), |subject| subject.0)
     }
 
     /// A user, and a number that is another one when the name or the groups have changed.
@@ -149,13 +149,11 @@ impl Warden {
         {
             return Ok((Arc::clone(&known.principal), known.serial));
         }
-        let principal = match (self.principals.of_uid(uid), &known) {
+        let principal = match (self.principals.in_mount(uid), &known) {
             (Ok(principal), _) => principal,
-            // The kernel knows every user of a mount, so there is none that it cannot name.
-            (Err(Nameless::Unmapped), _) => numbered(uid),
             // What was so a while ago is nearer to the truth than that the user had no name and no groups.
-            (Err(Nameless::Untold(_)), Some(known)) => (*known.principal).clone(),
-            (Err(Nameless::Untold(error)), None) => return Err(error),
+            (Err(_), Some(known)) => (*known.principal).clone(),
+            (Err(error), None) => return Err(error),
         };
         let subject = match known {
             Some(known) if *known.principal == principal => Subject { looked_up: Instant::now(), ..known },
@@ -249,10 +247,6 @@ impl Warden {
         };
         (admitted, ruling.reason)
     }
-}
-
-fn numbered(uid: u32) -> Principal {
-    Principal::user(&format!("uid/{uid}"))
 }
 
 impl Ruling {

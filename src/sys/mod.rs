@@ -14,6 +14,7 @@ pub mod control;
 pub mod dir;
 pub mod file;
 pub mod process;
+pub mod push;
 pub mod stat;
 pub mod users;
 pub mod xattr;

@@ -41,7 +41,7 @@ impl FileKind {
 }
 
 /// A point in time: seconds since the epoch (may be negative) and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {
     /// Seconds.
     pub seconds: i64,

@@ -11,7 +11,7 @@ const MOST: usize = 700_000;
 const HANDLES: usize = 8;
 
 pub const NO_CHANGES: Changes =
-    Changes { perm: None, uid: None, gid: None, size: None, atime: SetTime::Keep, mtime: SetTime::Keep };
+    Changes { perm: None, uid: None, gid: None, size: None, atime: SetTime::Keep, mtime: SetTime::Keep, ctime: None };
 
 /// Bytes none of which is zero, so that they are data.
 fn pattern(fill: u8, len: usize) -> Vec<u8> {

@@ -88,7 +88,7 @@ impl Kernel {
         let (parent, to_parent) = (self.look_before(from), self.look_before(to));
         let expected = self.tree.rename(from, to, flags);
         let (old, new) = (Location::new(parent, &from.name), Location::new(to_parent, &to.name));
-        let renamed = self.fs().rename(&old, &new, flags);
+        let renamed = self.fs().rename(&self.caller, &old, &new, flags);
         agree(op, renamed, expected.map(|_| ()));
         self.tree.touch(from.dir);
         self.tree.touch(to.dir);
@@ -101,7 +101,7 @@ impl Kernel {
         self.look_before(from);
         let parent = self.look_before(to);
         let Some(id) = self.tree.find(from).ok().filter(|id| !self.tree.is_dir(*id)) else { return };
-        let linked = self.fs().link(self.ino(id), Location::new(parent, &to.name));
+        let linked = self.fs().link(&self.caller, self.ino(id), Location::new(parent, &to.name));
         if let Some(looked) = agree(op, linked, self.tree.vacant(to)) {
             self.tree.link(to, id);
             self.told(to, id, &looked);

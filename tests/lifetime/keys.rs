@@ -106,3 +106,27 @@ fn a_key_is_set_only_for_directories_of_a_mount() {
     let outcome = volume.command().arg("set-key").arg(mount.at("file")).arg(DEFAULT).output().expect("set-key");
     assert!(!outcome.status.success() && words(&outcome).contains("no directory"), "{}", words(&outcome));
 }
+
+#[test]
+fn a_destination_out_of_use_is_named_with_the_way_out_and_nothing_changes() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    fs::write(mount.at("file"), b"x").expect("write");
+    let id = done(&volume, &["key", "create", "--alias", "alias/off"]).trim().to_owned();
+    let fresh = volume.base().join("fresh");
+    for (act, way_out) in [("disable", "kmsfs key enable"), ("delete", "kmsfs key cancel-deletion")] {
+        done(&volume, &["key", act, "alias/off"]);
+        let check = |outcome: std::process::Output| {
+            let said = words(&outcome);
+            let is_told = said.contains(&id) && said.contains(&format!("{way_out} {id}"));
+            assert!(outcome.status.code() == Some(8) && is_told && !said.contains("volume key"), "{act}: {said}");
+        };
+        let run = |arguments: &[&str]| check(volume.command().args(arguments).output().expect("kmsfs"));
+        run(&["rewrap", text(mount.dir()), "--to-key", "alias/off"]);
+        run(&["set-key", text(mount.dir()), "alias/off"]);
+        let said = refused(&volume, &["init", text(&fresh), "--key", "alias/off"]);
+        assert!(said.contains(&format!("{way_out} {id}")) && !said.contains("volume key"), "{said}");
+        assert!(!fresh.exists());
+        assert!(which(&volume, mount.dir()).contains(DEFAULT) && which(&volume, &mount.at("file")).contains(DEFAULT));
+    }
+}

@@ -1,6 +1,6 @@
 //! Inode flags that keep files from being changed: chattr(1).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -90,4 +90,17 @@ fn whoever_had_a_file_open_before_chattr_a_writes_and_grows_it() {
     grown.expect("a write by who had it open before");
     drop(file);
     assert!(read(&path) == pattern(1, 0, 610_000));
+}
+
+#[test]
+fn the_times_of_a_file_under_chattr_i_are_nobodys_to_set() {
+    let place = Place::shared();
+    let path = place.at("fixed times");
+    write(&path, b"x");
+    let before = fs::metadata(&path).and_then(|meta| meta.modified()).expect("stat");
+    chattr("+i", &path);
+    let outcome = Command::new("touch").args(["-d", "@77"]).arg(&path).output().expect("touch");
+    let after = fs::metadata(&path).and_then(|meta| meta.modified()).expect("stat");
+    chattr("-i", &path);
+    assert!(!outcome.status.success() && before == after, "{}: {before:?}, {after:?}", words(&outcome));
 }

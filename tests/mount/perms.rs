@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::RenameFlags;
 
@@ -275,6 +276,33 @@ fn changes_move_the_times_that_they_should() {
     age(&place);
     fs::remove_file(&path).expect("unlink");
     assert!(lstat(&place).mtime() > old.0, "unlink moves the directory's mtime");
+}
+
+/// The kernel tells the times that it keeps after a rename, which is not to be taken for touch(1) with the time that is there.
+#[test]
+fn change_times_are_kept_when_the_modification_time_stays() {
+    let mut place = Place::own();
+    let (old, omit) = ((1_000_000_000, 500), (0, rustix::fs::UTIME_OMIT));
+    write(&place.at("f"), b"x");
+    set_times(&place.at("f"), old, old).expect("utimensat");
+    let ctime = |place: &Place, name| {
+        let stat = lstat(&place.at(name));
+        assert_eq!((stat.mtime(), stat.mtime_nsec()), old, "{name}");
+        (stat.ctime(), stat.ctime_nsec())
+    };
+    place.remount(&[]);
+    let first = ctime(&place, "f");
+    std::thread::sleep(Duration::from_millis(20));
+    set_times(&place.at("f"), omit, old).expect("utimensat");
+    place.remount(&[]);
+    let touched = ctime(&place, "f");
+    assert!(touched > first, "touch moves ctime");
+    std::thread::sleep(Duration::from_millis(20));
+    rename(&place.at("f"), &place.at("g"), RenameFlags::empty()).expect("rename");
+    let renamed = ctime(&place, "g");
+    place.remount(&[]);
+    assert!(ctime(&place, "g") > touched, "rename moves ctime");
+    assert!(ctime(&place, "g") >= renamed, "not back behind what was shown");
 }
 
 fn setfacl(arguments: &[&str]) {

@@ -88,5 +88,43 @@ fn a_grant_may_be_for_one_directory() {
     scene.grant(ADA, ("kmsfs:parent", parent.as_str().expect("an id")), None);
     soon("the grant", || user(ADA).run(|| fs::read(mount.at("one/file")).is_ok()));
     soon("the policy", || user(ADA).run(|| said(fs::read(mount.at("two/file")))) == DENIED);
+    // Unix permissions let her move what lies there to where she may read.
+    fs::create_dir(mount.at("two/below")).expect("mkdir");
+    fs::set_permissions(mount.at("two/file"), fs::Permissions::from_mode(0o666)).expect("chmod");
+    for moved in ["file", "below"] {
+        let there = mount.at("one").join(format!("moved-{moved}"));
+        let hers = || user(ADA).run(|| said(fs::rename(mount.at("two").join(moved), &there)));
+        assert_eq!(hers(), DENIED, "{moved}");
+    }
+    assert_eq!(user(ADA).run(|| said(fs::hard_link(mount.at("two/file"), mount.at("one/linked")))), Ok(()));
+    assert_eq!(user(ADA).run(|| said(fs::read(mount.at("one/linked")))), DENIED, "it is bound to no directory now");
+    fs::rename(mount.at("one/file"), mount.at("two/hers")).expect("the owner may");
+    fs::rename(mount.at("two/hers"), mount.at("one/file")).expect("and back");
+    assert!(user(ADA).run(|| fs::read(mount.at("one/file")).is_ok()));
+    mount.unmount();
+}
+
+#[test]
+fn a_second_link_is_no_way_around_a_directory_that_is_closed() {
+    let scene = Scene::new(&[]);
+    let mount = scene.mount(&[]);
+    for name in ["closed", "open"] {
+        fs::create_dir(mount.at(name)).expect("mkdir");
+        fs::set_permissions(mount.at(name), fs::Permissions::from_mode(0o777)).expect("chmod");
+    }
+    fs::write(mount.at("closed/file"), b"x").expect("write");
+    fs::set_permissions(mount.at("closed/file"), fs::Permissions::from_mode(0o666)).expect("chmod");
+    fs::read(mount.at("closed/file")).expect("read");
+    let is_read = |event: &serde_json::Value| event["kmsfs"]["path"] == "/closed/file";
+    soon("the read to be in the log", || scene.events().iter().any(is_read));
+    let event = scene.events().into_iter().find(is_read).expect("an event");
+    let mut closed = allow("adaElsewhere", &["kms:Decrypt", "kms:GenerateDataKey"], ADA);
+    closed["Condition"] = serde_json::json!({"StringNotEquals": {
+        "kms:EncryptionContext:kmsfs:parent": event["requestParameters"]["encryptionContext"]["kmsfs:parent"]}});
+    scene.put_policy(&[closed]);
+    let link = || user(ADA).run(|| said(fs::hard_link(mount.at("closed/file"), mount.at("open/linked"))));
+    soon("the policy", || user(ADA).run(|| said(fs::read(mount.at("closed/file")))) == DENIED);
+    assert_eq!(link(), DENIED);
+    assert_eq!(user(ADA).run(|| said(fs::rename(mount.at("closed/file"), mount.at("open/moved")))), DENIED);
     mount.unmount();
 }

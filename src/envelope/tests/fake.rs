@@ -126,6 +126,10 @@ impl Kms for FakeKms {
         Ok(())
     }
 
+    fn may_wrap(&self, key: &KeyId) -> Result<(), KmsError> {
+        number(key).map(|_| ())
+    }
+
     fn resolve(&self, name: &str) -> Result<KeyId, KmsError> {
         let key = KeyId(name.to_owned());
         number(&key).map(|_| key)

@@ -19,7 +19,10 @@ const COUNT_AT_MOST: u64 = 5_000_000;
 
 impl EncryptedFs {
     pub(super) fn resolve_cmk(&self, name: &str) -> Result<KeyId> {
-        Ok(self.kms.resolve(name).map_err(EnvelopeError::Kms)?)
+        let key = self.kms.resolve(name).map_err(EnvelopeError::Kms)?;
+        // Said of the key itself: later it would look as if the volume's own key were in the way.
+        self.kms.may_wrap(&key).map_err(EnvelopeError::Kms)?;
+        Ok(key)
     }
 
     /// Writes into the header that the volume may hold files under the XTS suite. Durable when this returns.

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
 
 use super::TARGET_PREFIX;
 use super::http::TARGET;
@@ -114,7 +115,7 @@ async fn exchange(stream: UnixStream, operation: &str, parameters: &Value) -> Re
         .header(CONTENT_TYPE, "application/x-amz-json-1.1")
         .header(USER_AGENT, concat!("kmsfs/", env!("CARGO_PKG_VERSION")))
         .header(TARGET, format!("{TARGET_PREFIX}{operation}"))
-        .body(Full::new(Bytes::from(parameters.to_string())))
+        .body(Full::new(Bytes::from_owner(Zeroizing::new(parameters.to_string().into_bytes()))))
         .map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let is_good = answer.status().is_success();

@@ -14,13 +14,14 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
 use super::pace::{Paces, is_quick};
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
-use crate::kms::service::{ApiError, Call, Code, Service};
+use crate::kms::service::{ApiError, Call, Code, Service, wipe};
 use crate::kms::{AccessKey, clock};
 
 const SERVICE: &str = "kms";
@@ -89,7 +90,11 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
             Err(refusal) => refuse(is_form, refusal, request_id),
             Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
             Ok(identity) => match operate(&api, &origin, (&parts, &body), &identity, request_id) {
-                Ok(value) => json_answer(StatusCode::OK, &value, request_id),
+                Ok(mut value) => {
+                    let answer = json_answer(StatusCode::OK, &value, request_id);
+                    wipe(&mut value);
+                    answer
+                }
                 Err(error) => json_error(&error, request_id),
             },
         }
@@ -160,7 +165,10 @@ fn operate(
 }
 
 fn json_answer(status: StatusCode, value: &Value, request_id: Uuid) -> Answer {
-    answer(status, JSON, value.to_string().into_bytes(), request_id)
+    // Longer than any answer with a secret, so that none is left behind where a buffer grew.
+    let mut body = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    serde_json::to_writer(&mut *body, value).expect("a value is JSON");
+    answer(status, JSON, Bytes::from_owner(body), request_id)
 }
 
 fn json_error(error: &ApiError, request_id: Uuid) -> Answer {
@@ -175,7 +183,7 @@ fn json_error(error: &ApiError, request_id: Uuid) -> Answer {
 
 fn xml((status, text): sts::Answer, request_id: Uuid) -> Answer {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    answer(status, "text/xml", text.into_bytes(), request_id)
+    answer(status, "text/xml", text.into(), request_id)
 }
 
 /// An answer to a request that did not arrive whole: nothing that follows on its connection can be trusted.
@@ -187,8 +195,8 @@ fn cut_off(status: StatusCode, request_id: Uuid) -> Answer {
     answer
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>, request_id: Uuid) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+fn answer(status: StatusCode, content_type: &'static str, body: Bytes, request_id: Uuid) -> Answer {
+    let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

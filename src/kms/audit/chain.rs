@@ -37,10 +37,15 @@ impl Keys {
         Self { line: derive::audit_line_key(root), anchor: derive::audit_anchor_key(root) }
     }
 
-    /// Appends `event` as a line to `out`, linked to the line with the MAC `previous`; answers its MAC.
-    pub(super) fn seal(&self, previous: &Mac, event: &Event, out: &mut Vec<u8>) -> serde_json::Result<Mac> {
+    /// Appends the event that `write` writes as a line to `out`, linked to the line with the MAC `previous`; answers its MAC.
+    pub(super) fn seal(
+        &self,
+        previous: &Mac,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>,
+    ) -> serde_json::Result<Mac> {
         let start = out.len();
-        serde_json::to_writer(&mut *out, event)?;
+        write(out)?;
         debug_assert!(out.ends_with(b"}}"), "the member kmsfs is the last of an event");
         out.truncate(out.len() - 2);
         let mac = derive::hmac(&self.line, &[previous, &out[start..]]);

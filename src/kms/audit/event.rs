@@ -402,13 +402,21 @@ fn identity(principal: &Principal) -> UserIdentity {
 }
 
 /// Unix seconds as `2026-01-31T12:00:00Z`.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    fn timestamp(time: u64) -> Timestamp {
+        let time = i64::try_from(time).ok().and_then(|time| Timestamp::from_second(time).ok());
+        time.unwrap_or(Timestamp::MAX)
+    }
+
+    pub(in crate::kms::audit) fn text(time: u64) -> String {
+        timestamp(time).to_string()
+    }
+
     pub(super) fn serialize<S: Serializer>(time: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        let time = i64::try_from(*time).ok().and_then(|time| Timestamp::from_second(time).ok());
-        serializer.collect_str(&time.unwrap_or(Timestamp::MAX))
+        serializer.collect_str(&timestamp(*time))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

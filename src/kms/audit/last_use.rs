@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::chain::Keys;
-use super::{AuditError, Event, sealed};
+use super::entry::Entry;
+use super::{AuditError, sealed};
 use crate::kms::KeyId;
 
 /// The name of the file.
@@ -37,21 +38,25 @@ pub struct LastUses {
 }
 
 impl LastUses {
-    /// Takes over what an event says.
-    pub(super) fn note(&mut self, event: &Event) {
-        if !event.is_use() {
-            return;
-        }
-        let time = event.kmsfs.repeated.map_or(event.event_time, |repeated| repeated.last);
-        for key in event.keys() {
-            self.merge(key, LastUse { operation: event.event_name.to_string(), time, event: event.event_id });
+    /// Takes over what a line says.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        let Some((operation, keys, time)) = entry.last_use() else { return };
+        for key in &*keys {
+            self.merge(key, operation, time, entry.id());
         }
     }
 
-    fn merge(&mut self, key: KeyId, used: LastUse) {
-        let known = self.keys.get(&key);
-        if known.is_none_or(|known| known.time <= used.time) {
-            self.keys.insert(key, used);
+    fn merge(&mut self, key: &KeyId, operation: &str, time: u64, event: Uuid) {
+        match self.keys.get_mut(key) {
+            Some(known) if known.time > time => {}
+            // Most are like the last one.
+            Some(known) if known.operation == operation => {
+                known.time = time;
+                known.event = event;
+            }
+            _ => {
+                self.keys.insert(key.clone(), LastUse { operation: operation.to_owned(), time, event });
+            }
         }
     }
 
@@ -63,7 +68,7 @@ impl LastUses {
         });
         let mut all = stored.unwrap_or(Self { since: now, keys: BTreeMap::new() });
         for (key, used) in &self.keys {
-            all.merge(key.clone(), used.clone());
+            all.merge(key, &used.operation, used.time, used.event);
         }
         all
     }

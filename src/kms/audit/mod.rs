@@ -14,8 +14,10 @@
 //! - whoever records an allowed use never waits for the disk.
 
 mod chain;
+mod entry;
 mod error;
 mod event;
+mod files;
 mod last_use;
 mod parameters;
 mod query;
@@ -31,6 +33,7 @@ mod writer;
 use std::time::Duration;
 
 pub use chain::Keys;
+pub use entry::{Pattern, PatternUse};
 pub use error::AuditError;
 pub use event::{Detail, Event, FileStart, Gap, Repeated, Resource, Torn, UserIdentity, is_read_only};
 pub use last_use::{LastUse, LastUses};

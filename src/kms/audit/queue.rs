@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::Gap;
+use super::entry::Entry;
 use super::event::Weight;
-use super::{Event, Gap};
 
 /// How long an allowed use waits for room.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -21,7 +22,7 @@ const GATHER: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct State {
-    events: VecDeque<Event>,
+    entries: VecDeque<Entry>,
     gap: Option<Gap>,
     /// Why the log cannot be written, or nothing should be changed now.
     unfit: Option<String>,
@@ -50,7 +51,7 @@ pub(super) struct Queue {
 
 /// What the writer is to do now.
 pub(super) struct Batch {
-    pub(super) events: Vec<Event>,
+    pub(super) entries: Vec<Entry>,
     pub(super) gap: Option<Gap>,
     /// The number of the last event in it.
     pub(super) last: u64,
@@ -72,19 +73,19 @@ impl Queue {
     }
 
     /// Takes an event. For a change of the keystore the answer comes when its line is on the disk.
-    pub(super) fn push(&self, event: Event) -> Result<(), Refused> {
-        let weight = event.weight();
+    pub(super) fn push(&self, entry: Entry) -> Result<(), Refused> {
+        let weight = entry.weight();
         let mut state = self.state.lock();
         let patience = if weight == Weight::Allowed { PATIENCE } else { LONG_PATIENCE };
         let deadline = Instant::now() + patience;
-        while state.events.len() >= self.capacity {
+        while state.entries.len() >= self.capacity {
             if state.gap.is_some() || state.is_stuck || self.room.wait_until(&mut state, deadline).timed_out() {
                 let reason =
                     state.unfit.clone().unwrap_or_else(|| "events come faster than they can be written".into());
-                return lose(&mut state, event.event_time, weight, reason);
+                return lose(&mut state, &entry, reason);
             }
         }
-        state.events.push_back(event);
+        state.entries.push_back(entry);
         state.pushed += 1;
         let number = state.pushed;
         if weight == Weight::Management {
@@ -99,7 +100,7 @@ impl Queue {
                     return Err(Refused(format!("nothing was written for {} s", LONG_PATIENCE.as_secs())));
                 }
             }
-        } else if state.events.len() == 1 || state.events.len() == self.capacity / 2 {
+        } else if state.entries.len() == 1 || state.entries.len() == self.capacity / 2 {
             self.work.notify_one();
         }
         Ok(())
@@ -112,7 +113,7 @@ impl Queue {
 
     /// Whether who pushes may soon have to wait for room.
     pub(super) fn is_crowded(&self) -> bool {
-        self.state.lock().events.len() > self.capacity / 2
+        self.state.lock().entries.len() > self.capacity / 2
     }
 
     /// Waits until all that was pushed before is on the disk, with anchor and last uses. Whether it is.
@@ -139,23 +140,23 @@ impl Queue {
     pub(super) fn take(&self, wake: Instant) -> Batch {
         let mut state = self.state.lock();
         let is_late = || Instant::now() >= wake;
-        while (state.events.is_empty() || state.is_stuck) && !state.is_urgent && !is_late() {
+        while (state.entries.is_empty() || state.is_stuck) && !state.is_urgent && !is_late() {
             self.work.wait_until(&mut state, wake);
         }
         let gathered = Instant::now() + GATHER;
-        while !state.is_urgent && state.events.len() < self.capacity / 2 && !is_late() {
+        while !state.is_urgent && state.entries.len() < self.capacity / 2 && !is_late() {
             if self.work.wait_until(&mut state, gathered).timed_out() {
                 break;
             }
         }
         let is_open = !state.is_stuck || state.is_closing;
-        let events = if is_open { state.events.drain(..).collect() } else { Vec::new() };
+        let entries = if is_open { state.entries.drain(..).collect() } else { Vec::new() };
         let flush = (state.flushes_wanted > state.flushes_done).then_some(state.flushes_wanted);
         let is_urgent = std::mem::take(&mut state.is_urgent);
         self.room.notify_all();
-        let last = state.pushed - state.events.len() as u64;
+        let last = state.pushed - state.entries.len() as u64;
         let gap = if is_open { state.gap.take() } else { None };
-        Batch { events, gap, last, is_urgent, flush, is_closing: state.is_closing }
+        Batch { entries, gap, last, is_urgent, flush, is_closing: state.is_closing }
     }
 
     /// Tells that everything up to event `last` is in the log, and on the disk if `flush` or `is_urgent` asked for that.
@@ -182,7 +183,8 @@ impl Queue {
 }
 
 /// Counts an event into the gap. What was allowed goes on; everything else is told.
-fn lose(state: &mut State, time: u64, weight: Weight, reason: String) -> Result<(), Refused> {
+fn lose(state: &mut State, entry: &Entry, reason: String) -> Result<(), Refused> {
+    let (time, weight, count) = (entry.time(), entry.weight(), entry.count());
     if state.gap.is_none() {
         log::error!("the audit log cannot take all events and counts them instead: {reason}");
     }
@@ -190,9 +192,9 @@ fn lose(state: &mut State, time: u64, weight: Weight, reason: String) -> Result<
     let gap = state.gap.get_or_insert(empty);
     gap.last = gap.last.max(time);
     match weight {
-        Weight::Allowed => gap.allowed += 1,
-        Weight::Denied => gap.denied += 1,
-        Weight::Management => gap.management += 1,
+        Weight::Allowed => gap.allowed += count,
+        Weight::Denied => gap.denied += count,
+        Weight::Management => gap.management += count,
     }
     if weight == Weight::Management { Err(Refused(reason)) } else { Ok(()) }
 }

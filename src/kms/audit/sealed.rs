@@ -2,9 +2,8 @@
 //!
 //! `JSON | line feed | 64 hexadecimal digits of HMAC(Expand(root key, "anchor"), kind | 0x00 | JSON) | line feed`.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
@@ -12,8 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain::Keys;
-use super::{AuditError, Problem};
-use crate::kms::bundle_file;
+use super::{AuditError, Problem, files};
 
 /// Replaces the file `kind` in `dir`, durably.
 pub(super) fn save<T: Serialize>(dir: &Path, kind: &str, keys: &Keys, value: &T) -> Result<(), AuditError> {
@@ -24,22 +22,7 @@ pub(super) fn save<T: Serialize>(dir: &Path, kind: &str, keys: &Keys, value: &T)
     text.push(b'\n');
     text.extend_from_slice(HEXLOWER.encode(&mac).as_bytes());
     text.push(b'\n');
-    bundle_file::replace_copy(&path, &text)?;
-    give_to_owner(dir, &path);
-    Ok(())
-}
-
-/// Gives `path`, which root may have made, to whoever owns `dir`: a mount of root's must not lock the owner of a keystore out of
-/// their own log.
-pub(super) fn give_to_owner(dir: &Path, path: &Path) {
-    let give = || {
-        let (owner, made) = (fs::metadata(dir)?, fs::metadata(path)?);
-        let is_theirs = (owner.uid(), owner.gid()) == (made.uid(), made.gid());
-        if is_theirs { Ok(()) } else { chown(path, Some(owner.uid()), Some(owner.gid())) }
-    };
-    if let Err(error) = give() {
-        log::debug!("{} stays with who made it: {error}", path.display());
-    }
+    files::replace(dir, &path, &text).map_err(failed)
 }
 
 /// Reads the file `kind` in `dir`. `None` if it is not there.
@@ -47,8 +30,14 @@ pub(super) fn give_to_owner(dir: &Path, path: &Path) {
 /// # Errors
 /// [`Problem::Unreadable`] or [`Problem::Forged`].
 pub(super) fn load<T: DeserializeOwned>(dir: &Path, kind: &str, keys: &Keys) -> Result<Option<T>, Problem> {
-    let text = match fs::read(dir.join(kind)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+    let path = dir.join(kind);
+    let read = || {
+        let mut text = Vec::new();
+        files::open(dir, &path, OpenOptions::new().read(true))?.read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = match read() {
+        Err(error) if io::Error::kind(&error) == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Problem::Unreadable(error)),
         Ok(text) => text,
     };

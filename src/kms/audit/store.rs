@@ -7,17 +7,18 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
-use uuid::Uuid;
+use uuid::Builder;
 
 use super::chain::{Keys, Position, Rest, claimed_start, file_numbers, file_path, follow};
+use super::entry::{Entry, Moment};
 use super::last_use::LastUses;
-use super::{AuditError, Event, FileStart, Options, Problem, Torn, sealed};
+use super::{AuditError, Event, FileStart, Options, Problem, Torn, files, sealed};
+use crate::crypto::random;
 use crate::kms::bundle_file;
 
 /// The sealed file that says how far the log goes.
@@ -28,6 +29,8 @@ const RESERVE: &str = "reserve";
 const RESERVE_LEN: usize = 64 * 1024;
 /// How long another writer may keep the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How much memory for lines is kept, in bytes.
+const KEPT_MEMORY: usize = 1 << 20;
 /// How much of a torn line is told.
 const TORN_TEXT: usize = 4096;
 
@@ -39,6 +42,8 @@ pub(super) struct Store {
     at: Option<Position>,
     anchored: Option<Position>,
     used: LastUses,
+    /// The memory of the lines that were appended last: taking it anew each time costs more than making the lines.
+    lines: Vec<u8>,
     reserve_gone: bool,
 }
 
@@ -58,9 +63,7 @@ impl Resume {
 /// Takes the lock of the log in `dir`; it is released when the answer is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
     let path = dir.join(LOCK);
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = open.map_err(AuditError::io("open", &path))?;
-    sealed::give_to_owner(dir, &path);
+    let file = files::open_or_make(dir, &path).map_err(AuditError::io("open", &path))?;
     let deadline = Instant::now() + LOCK_WAIT;
     let mut pause = Duration::from_micros(50);
     loop {
@@ -75,8 +78,8 @@ pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
 }
 
 /// What of a file lies behind a position in it.
-fn rest_of(path: &Path, from: u64) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+fn rest_of(dir: &Path, path: &Path, from: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = files::open(dir, path, OpenOptions::new().read(true))?;
     file.seek(SeekFrom::Start(from))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
@@ -85,8 +88,8 @@ fn rest_of(path: &Path, from: u64) -> std::io::Result<Vec<u8>> {
 
 impl Store {
     pub(super) fn new(dir: &Path, keys: Arc<Keys>, options: Options) -> Self {
-        let used = LastUses::default();
-        Self { dir: dir.into(), keys, options, at: None, anchored: None, used, reserve_gone: false }
+        let (used, lines) = (LastUses::default(), Vec::new());
+        Self { dir: dir.into(), keys, options, at: None, anchored: None, used, lines, reserve_gone: false }
     }
 
     /// Why nothing should be changed now although lines can be written.
@@ -94,11 +97,11 @@ impl Store {
         self.reserve_gone.then(|| "the disk is full, and what was held back for the log is used up".to_owned())
     }
 
-    /// Appends `events`. On error they should be offered again; if a line of them is in the log already then, which happens only if
+    /// Appends `entries`. On error they should be offered again; if a line of them is in the log already then, which happens only if
     /// the rest of it could not be taken back, it comes twice with one `eventID`.
-    pub(super) fn append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
-        let done = self.try_append(events);
-        if self.gives_way(&done) { self.try_append(events) } else { done }
+    pub(super) fn append(&mut self, entries: &mut [Entry]) -> Result<(), AuditError> {
+        let done = self.try_append(entries);
+        if self.gives_way(&done) { self.try_append(entries) } else { done }
     }
 
     /// Gives up the reserve if the disk is full: what is to be written has happened, and the room was kept for it.
@@ -112,49 +115,43 @@ impl Store {
         is_full
     }
 
-    fn try_append(&mut self, events: &mut [Event]) -> Result<(), AuditError> {
+    fn try_append(&mut self, entries: &mut [Entry]) -> Result<(), AuditError> {
         self.make_folder()?;
         let _lock = lock(&self.dir)?;
         let Resume { mut at, torn, damage } = self.resume()?;
-        let is_full = at.length >= self.options.max_file_bytes && !events.is_empty();
+        let is_full = at.length >= self.options.max_file_bytes && !entries.is_empty();
         if at.file == 0 || is_full {
             self.sync_data(&at)?;
             at.file += 1;
             at.length = 0;
         }
         let start = at.clone();
-        let mut lines = Vec::with_capacity(1024 * (events.len() + 1));
-        let mut seal = |event: &mut Event, at: &mut Position| {
-            at.sequence += 1;
-            event.kmsfs.sequence = at.sequence;
-            if event.event_id.is_nil() {
-                event.event_id = Uuid::new_v4();
-            }
-            let sealed = self.keys.seal(&at.mac, event, &mut lines);
-            at.mac = sealed.map_err(|error| AuditError::io("write a line of", &self.dir)(error.into()))?;
-            Ok::<(), AuditError>(())
-        };
+        let mut own = Vec::new();
         let begins = at.length == 0;
         if begins {
             at.oldest = at.oldest.max((at.file + 1).saturating_sub(self.options.kept_files.max(1)));
             let previous = HEXLOWER.encode(&at.mac);
             let mut first = Event::of_service("StartAuditFile", crate::kms::clock::now());
             first.kmsfs.file = Some(FileStart { number: at.file, previous, oldest: at.oldest, damage });
-            seal(&mut first, &mut at)?;
+            own.push(Entry::from(first));
         }
         if let Some(torn) = torn {
             let mut event = Event::of_service("RecoverAuditFile", crate::kms::clock::now());
             event.kmsfs.torn = Some(torn);
-            seal(&mut event, &mut at)?;
+            own.push(Entry::from(event));
         }
-        for event in &mut *events {
-            seal(event, &mut at)?;
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
+        for part in [&mut own, &mut *entries] {
+            self.seal(part, &mut at, &mut lines)?;
         }
         self.write(&start, &lines)?;
         at.length += lines.len() as u64;
+        lines.shrink_to(KEPT_MEMORY);
+        self.lines = lines;
         self.at = Some(at.clone());
-        for event in &*events {
-            self.used.note(event);
+        for entry in &*entries {
+            self.used.note(entry);
         }
         if begins {
             match self.save_anchor(&at) {
@@ -166,17 +163,38 @@ impl Store {
         Ok(())
     }
 
+    /// Appends the lines of `entries` to `lines`, and moves `at` on but for its length.
+    fn seal(&self, entries: &mut [Entry], at: &mut Position, lines: &mut Vec<u8>) -> Result<(), AuditError> {
+        let mut moment = Moment::default();
+        // One call of the kernel for all.
+        let mut ids = vec![[0; 16]; entries.len()];
+        random::fill(ids.as_flattened_mut());
+        for (entry, id) in entries.iter_mut().zip(ids) {
+            at.sequence += 1;
+            if entry.id().is_nil() {
+                entry.set_id(Builder::from_random_bytes(id).into_uuid());
+            }
+            let sealed = self.keys.seal(&at.mac, lines, |out| entry.write(at.sequence, &mut moment, out));
+            at.mac = sealed.map_err(|error| AuditError::io("write a line of", &self.dir)(error.into()))?;
+        }
+        Ok(())
+    }
+
     /// Brings the lines of this writer to the disk.
     pub(super) fn sync_lines(&self) -> Result<(), AuditError> {
         self.at.as_ref().map_or(Ok(()), |at| self.sync_data(at))
     }
 
     fn make_folder(&self) -> Result<(), AuditError> {
-        if self.dir.is_dir() {
-            return Ok(());
+        let failed = |action, error| AuditError::io(action, &self.dir)(error);
+        match files::check_folder(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            done => return done.map_err(|error| failed("write in", error)),
         }
         bundle_file::make_private_dir(&self.dir)?;
-        sealed::give_to_owner(self.dir.parent().unwrap_or(&self.dir), &self.dir);
+        // If it is another's meanwhile, that was refused above or is next time.
+        let folder = File::open(&self.dir).map_err(|error| failed("open", error))?;
+        files::give_to_owner(self.dir.parent().unwrap_or(&self.dir), &folder);
         Ok(())
     }
 
@@ -185,11 +203,13 @@ impl Store {
             return Ok(());
         }
         let path = file_path(&self.dir, at.file);
-        let open = OpenOptions::new().append(true).create(at.length == 0).mode(0o600).open(&path);
+        // One that was removed a moment ago must not be made again without its beginning.
+        let open = if at.length == 0 {
+            files::open_or_make(&self.dir, &path)
+        } else {
+            files::open(&self.dir, &path, OpenOptions::new().append(true))
+        };
         let mut file = open.map_err(AuditError::io("open", &path))?;
-        if at.length == 0 {
-            sealed::give_to_owner(&self.dir, &path);
-        }
         file.write_all(lines).map_err(|error| {
             // What remains of it would be found as a torn line.
             if let Err(error) = file.set_len(at.length) {
@@ -204,7 +224,8 @@ impl Store {
         if at.file == 0 {
             return Ok(());
         }
-        File::open(&path).and_then(|file| file.sync_data()).map_err(AuditError::io("sync", &path))
+        let open = files::open(&self.dir, &path, OpenOptions::new().read(true));
+        open.and_then(|file| file.sync_data()).map_err(AuditError::io("sync", &path))
     }
 
     fn save_anchor(&mut self, at: &Position) -> Result<(), AuditError> {
@@ -235,10 +256,10 @@ impl Store {
         }
         self.used.save(&self.dir, &self.keys, crate::kms::clock::now())?;
         let reserve = self.dir.join(RESERVE);
-        let is_whole = fs::metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
+        let is_whole = fs::symlink_metadata(&reserve).is_ok_and(|metadata| metadata.len() == RESERVE_LEN as u64);
         if !is_whole {
-            bundle_file::replace_copy(&reserve, &[b' '; RESERVE_LEN])?;
-            sealed::give_to_owner(&self.dir, &reserve);
+            let made = files::replace(&self.dir, &reserve, &[b' '; RESERVE_LEN]);
+            made.map_err(AuditError::io("write", &reserve))?;
         }
         self.reserve_gone = false;
         Ok(())
@@ -284,7 +305,8 @@ impl Store {
     }
 
     fn is_last(&self, at: &Position) -> bool {
-        let is_as_long = fs::metadata(file_path(&self.dir, at.file)).is_ok_and(|found| found.len() == at.length);
+        let is_as_long =
+            fs::symlink_metadata(file_path(&self.dir, at.file)).is_ok_and(|found| found.len() == at.length);
         at.file > 0 && is_as_long && !file_path(&self.dir, at.file + 1).exists()
     }
 
@@ -294,7 +316,7 @@ impl Store {
             let is_newest = numbers.iter().all(|number| *number <= at.file);
             if at.file > 0 {
                 let path = file_path(&self.dir, at.file);
-                let length = match fs::metadata(&path) {
+                let length = match fs::symlink_metadata(&path) {
                     Ok(metadata) => metadata.len(),
                     // Made next.
                     Err(error) if error.kind() == ErrorKind::NotFound => 0,
@@ -304,7 +326,7 @@ impl Store {
                     let why = format!("{} ends after {length} bytes, of {} that were written", name(&path), at.length);
                     return Ok(Self::give_up(at, numbers, why));
                 }
-                let rest = if length > at.length { rest_of(&path, at.length) } else { Ok(Vec::new()) };
+                let rest = if length > at.length { rest_of(&self.dir, &path, at.length) } else { Ok(Vec::new()) };
                 let rest = rest.map_err(AuditError::io("read", &path))?;
                 match follow(&self.keys, &mut at, &rest, |_, _| ()) {
                     Rest::Clean => {}
@@ -325,9 +347,10 @@ impl Store {
 
     /// Takes the end off a line that was never finished.
     fn cut(&self, path: &Path, at: Position, length: u64) -> Result<Resume, AuditError> {
-        let text = rest_of(path, at.length).map_err(AuditError::io("read", path))?;
+        let text = rest_of(&self.dir, path, at.length).map_err(AuditError::io("read", path))?;
         let text = String::from_utf8_lossy(&text[..text.len().min(TORN_TEXT)]).into_owned();
-        let file = OpenOptions::new().write(true).open(path).map_err(AuditError::io("open", path))?;
+        let file = files::open(&self.dir, path, OpenOptions::new().write(true));
+        let file = file.map_err(AuditError::io("open", path))?;
         file.set_len(at.length).map_err(AuditError::io("shorten", path))?;
         let torn = Torn { bytes: length - at.length, text };
         log::warn!("{} ended in an unfinished line of {} bytes, which was cut off", path.display(), torn.bytes);
@@ -345,7 +368,7 @@ impl Store {
     fn resume_unanchored(&self, numbers: &[u64], why: &str) -> Result<Resume, AuditError> {
         let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
         let path = file_path(&self.dir, last);
-        let bytes = rest_of(&path, 0).map_err(AuditError::io("read", &path))?;
+        let bytes = rest_of(&self.dir, &path, 0).map_err(AuditError::io("read", &path))?;
         let mut at = Position { oldest: first, file: last, ..Position::START };
         if let Some((previous, sequence)) = bytes.split(|byte| *byte == b'\n').next().and_then(claimed_start) {
             at.mac = previous;

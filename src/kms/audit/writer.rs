@@ -6,11 +6,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::chain::Keys;
+use super::entry::Entry;
 use super::last_use::LastUses;
 use super::queue::{Batch, Queue, Refused};
 use super::repeated::{Counters, Uses};
 use super::store::Store;
-use super::{AuditError, Event, Options};
+use super::{AuditError, Event, Options, PatternUse};
 use crate::kms::clock::now;
 
 /// The name of the log's folder in a keystore.
@@ -79,7 +80,15 @@ impl Log {
     /// [`AuditError::Closed`] for a change whose line is not on the disk. Everything else that cannot be written is counted,
     /// and the count becomes a line of the log.
     pub fn record(&self, event: Event) -> Result<(), AuditError> {
-        self.shared.queue.push(event).map_err(|Refused(reason)| self.closed(reason))
+        self.shared.queue.push(event.into()).map_err(|Refused(reason)| self.closed(reason))
+    }
+
+    /// Records a use like others. It is queued as an event would be.
+    ///
+    /// # Errors
+    /// As those of [`Log::record`].
+    pub fn record_use(&self, used: PatternUse) -> Result<(), AuditError> {
+        self.shared.queue.push(used.into()).map_err(|Refused(reason)| self.closed(reason))
     }
 
     /// Whether [`Log::record`] may soon keep its caller waiting for room.
@@ -131,7 +140,7 @@ struct Writer {
     shared: Arc<Shared>,
     options: Options,
     /// What could not be written yet.
-    held: Vec<Event>,
+    held: Vec<Entry>,
     held_last: u64,
     sync_at: Option<Instant>,
     count_at: Instant,
@@ -156,13 +165,13 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Batch) {
-        let Batch { events, gap, last, is_urgent, flush, is_closing } = batch;
-        self.held.extend(events);
+        let Batch { entries, gap, last, is_urgent, flush, is_closing } = batch;
+        self.held.extend(entries);
         self.held_last = last;
         let is_counted = flush.is_some() || Instant::now() >= self.count_at;
         // While nothing can be written the counters go on counting: that takes no memory.
         if is_closing || (is_counted && !self.is_stuck) {
-            self.held.extend(self.shared.counters.take());
+            self.held.extend(self.shared.counters.take().into_iter().map(Entry::from));
         }
         if is_counted {
             self.count_at = Instant::now() + self.options.repeat_interval;
@@ -170,7 +179,7 @@ impl Writer {
         if let Some(gap) = gap {
             let mut event = Event::of_service("AuditGap", now());
             event.kmsfs.gap = Some(gap);
-            self.held.push(event);
+            self.held.push(event.into());
         }
         if !self.held.is_empty() {
             if let Err(error) = self.store.append(&mut self.held) {

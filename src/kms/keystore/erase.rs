@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::records::{OpenFailure, Records};
 use super::{ASIDE_PREFIX, LOCK_WAIT, RECORDS_NAME, mirror, replace_records};
 use crate::kms::bundle_file;
-use crate::kms::key::{Cmk, Operation};
+use crate::kms::key::Operation;
 use crate::kms::keyset::KeySet;
 use crate::kms::{Keystore, KeystoreError};
 
@@ -34,24 +34,12 @@ impl Keystore {
     /// [`KeystoreError::NewestVersion`], [`KeystoreError::NoSuchVersion`] or [`KeystoreError::VersionDestroyed`];
     /// [`KeystoreError::Kms`] if the CMK does not exist or is pending deletion; or of writing.
     pub fn retire(&mut self, name: &str, version: u16) -> Result<(), KeystoreError> {
-        let retired = self.without(name, version)?;
+        let cmk = self.state.keys.resolve(name)?;
+        cmk.require(Operation::Retire)?;
+        let retired = cmk.without(version)?;
         let mut keys = KeySet::clone(&self.state.keys);
         keys.put(retired);
         self.destroy(keys)
-    }
-
-    /// Whether [`Keystore::retire`] would do it, as far as the keystore knows.
-    ///
-    /// # Errors
-    /// Those of [`Keystore::retire`], but for writing.
-    pub fn check_retirable(&self, name: &str, version: u16) -> Result<(), KeystoreError> {
-        self.without(name, version).map(|_| ())
-    }
-
-    fn without(&self, name: &str, version: u16) -> Result<Cmk, KeystoreError> {
-        let cmk = self.state.keys.resolve(name)?;
-        cmk.require(Operation::Retire)?;
-        cmk.without(version)
     }
 
     /// What is due when a keystore was opened, and whenever else somebody asks: deletions whose date has passed, automatic

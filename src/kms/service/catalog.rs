@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::asked::Asked;
 use super::params::Params;
 use super::{
-    ApiError, access_keys, aliases, data, data_key_pairs, grants, keys, last_usage, policies, re_encrypt, rotation,
-    tags,
+    ApiError, access_keys, aliases, data, data_key_pairs, grants, keys, last_usage, looks, policies, re_encrypt,
+    rotation, tags,
 };
 use crate::kms::{Keystore, Operation as Needs};
 
@@ -86,7 +86,10 @@ pub(super) const OPERATIONS: &[Entry] = &[
     change("UpdateKeyDescription", Needs::Annotate, keys::update_description),
     change("kmsfs.CreateAccessKey", Needs::Look, access_keys::create),
     change("kmsfs.DeleteAccessKey", Needs::Look, access_keys::delete),
+    read("kmsfs.DescribeKeys", Needs::Look, looks::describe_keys),
+    read("kmsfs.GetExplanation", Needs::Look, looks::explanation),
     read("kmsfs.ListAccessKeys", Needs::Look, access_keys::list),
+    change("kmsfs.RetireKeyVersion", Needs::Retire, rotation::retire),
 ];
 
 /// The other operations of AWS KMS (botocore's model of 2026): signing, MACs, key agreement, imported key material, custom key

@@ -22,6 +22,7 @@ mod error;
 mod grants;
 mod keys;
 mod last_usage;
+mod looks;
 mod names;
 mod page;
 mod params;
@@ -37,6 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
+use zeroize::Zeroize;
 
 pub use call::{Call, Source};
 pub use error::{ApiError, Code};
@@ -133,21 +135,29 @@ impl Service {
     ///
     /// # Errors
     /// As AWS KMS does, by name and text.
-    pub fn call(&self, call: &Call<'_>, operation: &str, params: Value) -> Result<Value, ApiError> {
-        let Some(entry) = catalog::find(operation) else {
-            return Err(if catalog::UNSUPPORTED.contains(&operation) {
-                ApiError::new(Code::UnsupportedOperation, format!("{operation} is not supported."))
-            } else {
-                ApiError::new(Code::UnknownOperation, "")
-            });
-        };
+    pub fn call(&self, call: &Call<'_>, operation: &str, mut params: Value) -> Result<Value, ApiError> {
+        let answer = self.recorded(call, operation, &params);
+        wipe(&mut params);
+        answer
+    }
+
+    fn recorded(&self, call: &Call<'_>, operation: &str, params: &Value) -> Result<Value, ApiError> {
         let time = now();
+        let Some(entry) = catalog::find(operation) else {
+            // As in CloudTrail: what AWS KMS has is recorded, what no KMS has is not.
+            if !catalog::UNSUPPORTED.contains(&operation) {
+                return Err(ApiError::new(Code::UnknownOperation, ""));
+            }
+            let error = ApiError::new(Code::UnsupportedOperation, format!("{operation} is not supported."));
+            self.record(Event::of(call, operation, time).with_parameters(params).with_error(&error))?;
+            return Err(error);
+        };
         if matches!(entry.run, Run::Change(_)) {
             self.log.admit().map_err(|error| unrecorded(&error))?;
         }
         let mut trace = Trace::default();
-        let answer = self.answer(call, entry, (&params, time), &mut trace);
-        let mut event = Event::of(call, entry.name, time).with_parameters(&params);
+        let answer = self.answer(call, entry, (params, time), &mut trace);
+        let mut event = Event::of(call, entry.name, time).with_parameters(params);
         for arn in trace.keys {
             event = event.with_key(arn);
         }
@@ -161,8 +171,12 @@ impl Service {
             Ok(answer) => event.with_response(answer),
             Err(error) => event.with_error(error),
         };
-        self.log.record(event).map_err(|error| unrecorded(&error))?;
+        self.record(event)?;
         answer
+    }
+
+    fn record(&self, event: Event) -> Result<(), ApiError> {
+        self.log.record(event).map_err(|error| unrecorded(&error))
     }
 
     fn answer(
@@ -235,6 +249,16 @@ impl Service {
     }
 }
 
+/// Wipes the texts of a request or an answer: a plaintext or a key may be among them.
+pub fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Records what the service did by itself.
 fn record_own(log: &Log, name: &'static str, keys: &[KeyId]) {
     for key in keys {
@@ -260,7 +284,11 @@ impl From<KeystoreError> for ApiError {
     fn from(error: KeystoreError) -> Self {
         let (code, message) = match &error {
             KeystoreError::Kms(super::KmsError::NotFound(_)) => (Code::NotFound, error.to_string()),
+            KeystoreError::NewestVersion { .. }
+            | KeystoreError::NoSuchVersion { .. }
+            | KeystoreError::VersionDestroyed { .. } => (Code::Validation, error.to_string()),
             KeystoreError::TooManyVersions(_) => (Code::LimitExceeded, "Too many versions of key material.".to_owned()),
+            KeystoreError::Unexplained(_) => (Code::Validation, error.to_string()),
             KeystoreError::TooLarge => (Code::LimitExceeded, "The keystore is full.".to_owned()),
             _ => (Code::KmsInternal, String::new()),
         };

@@ -137,7 +137,7 @@ impl<'a> Params<'a> {
         self.faults.borrow_mut().push(fault);
     }
 
-    fn missing(&self, path: &str) {
+    pub(super) fn missing(&self, path: &str) {
         self.fault("null ", path, "Member must not be null");
     }
 

@@ -115,6 +115,22 @@ pub(super) fn list(asked: &mut Asked<'_>, params: &Params<'_>) -> Answer {
     Ok(page.answer("Rotations", items))
 }
 
+/// Destroys a version of the key material: an operation of kmsfs's own. Only the keystore's owner may, who has looked through
+/// the volumes.
+pub(super) fn retire(asked: &mut Asked<'_>, params: &Params<'_>, keystore: &mut Keystore) -> Answer {
+    let (key, version) = (params.key_id(), params.number("Version", 1, u16::MAX.into()));
+    if version.is_none() {
+        params.missing("version");
+    }
+    params.check()?;
+    asked.require_root("kmsfs:RetireKeyVersion")?;
+    let found = asked.find(key, Naming::Key)?;
+    asked.require(&found, asked.entry.needs)?;
+    let version = version.and_then(|version| u16::try_from(version).ok()).unwrap_or_default();
+    keystore.retire(&found.cmk.id.0, version)?;
+    Ok(json!({ "KeyId": found.arn, "Version": version }))
+}
+
 /// The schedule of a service managed key, which was made now: yearly.
 pub(super) fn yearly(now: u64) -> AutomaticRotation {
     debug_assert!(u64::from(DEFAULT_PERIOD) * DAY > QUIET, "a year is longer than 20 minutes");

@@ -22,7 +22,6 @@ pub struct Site<'a> {
     pub device: u64,
     /// The KMS.
     pub kms: &'a dyn Kms,
-    /// Who asks it.
     /// The header.
     pub header: VolumeHeader,
     /// The CMK for new data keys where no directory says otherwise.

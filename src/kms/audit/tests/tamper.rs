@@ -1,12 +1,14 @@
 //! Every kind of tampering is found, and a torn line is not taken for it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{assert_sound, checked, events, filled, keys, named, open, used};
 use crate::crypto::{Secret, random};
-use crate::kms::audit::chain::file_path;
+use crate::kms::audit::chain::{file_numbers, file_path};
 use crate::kms::audit::store::Store;
 use crate::kms::audit::{Keys, Options, verify};
 
@@ -163,7 +165,9 @@ fn a_torn_last_line_is_marked_at_every_byte_and_the_log_goes_on() {
         fs::write(dir.path().join("anchor"), &anchor).unwrap();
         let found = assert_sound(dir.path());
         assert_eq!(found.unfinished, Some(length as u64));
-        Store::new(dir.path(), Arc::new(keys()), Options::default()).append(&mut [used("EnableKey", 78)]).unwrap();
+        Store::new(dir.path(), Arc::new(keys()), Options::default())
+            .append(&mut [used("EnableKey", 78).into()])
+            .unwrap();
         let found = assert_sound(dir.path());
         assert_eq!((found.unfinished, found.lines), (None, 5));
         let torn = named(dir.path(), "RecoverAuditFile")[0].kmsfs.torn.clone().unwrap();
@@ -202,4 +206,37 @@ fn a_writer_that_finds_damage_goes_on_in_a_new_file_and_the_damage_stays_visible
         open(dir.path(), Options::default()).record(used("EnableKey", 6)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), files, "damage {n}");
     }
+}
+
+#[test]
+fn a_planted_link_is_refused_and_nothing_is_written_through_it() {
+    let dir = filled(2);
+    let target = dir.path().join("target");
+    fs::write(&target, "precious").unwrap();
+    let options = Options { max_file_bytes: 1, ..Options::default() };
+    symlink(&target, file_path(dir.path(), 2)).unwrap();
+    let log = open(dir.path(), options);
+    log.record(used("Decrypt", 77)).unwrap();
+    let refused = log.record(used("DisableKey", 78)).unwrap_err().to_string();
+    assert!(refused.contains("symbolic link"), "{refused}");
+    assert!(log.admit().is_err() && fs::read(&target).unwrap() == b"precious");
+    fs::remove_file(file_path(dir.path(), 2)).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    log.admit().unwrap();
+    drop(log);
+    assert_sound(dir.path());
+    assert_eq!(events(dir.path()).iter().filter(|event| event.event_time == 77).count(), 1);
+    // Where the newest file was: it would be read for the end of the log, and its end cut off.
+    let newest = file_path(dir.path(), *file_numbers(dir.path()).unwrap().last().unwrap());
+    fs::rename(&newest, dir.path().join("aside")).unwrap();
+    fs::write(&target, "precious ".repeat(1000)).unwrap();
+    symlink(&target, &newest).unwrap();
+    drop(open(dir.path(), options));
+    assert_eq!(fs::read(&target).unwrap().len(), 9000);
+    let name = dir.path().join("anchor.tmp");
+    symlink(&target, &name).unwrap();
+    let log = open(dir.path(), options);
+    log.record(used("EnableKey", 79)).unwrap();
+    drop(log);
+    assert_eq!(fs::read(&target).unwrap().len(), 9000);
 }

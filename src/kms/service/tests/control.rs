@@ -18,6 +18,33 @@ fn every_name_of_the_model_is_answered_and_no_other_one() {
 }
 
 #[test]
+fn the_owner_alone_sees_all_of_the_keys_and_why_a_request_is_decided() {
+    let fixture = Fixture::new();
+    let id = fixture.key();
+    fixture.ok("RotateKeyOnDemand", json!({ "KeyId": id }));
+    for _ in 0..2 {
+        fixture.key();
+    }
+    let all = fixture.ok("kmsfs.DescribeKeys", json!({ "Limit": 2 }));
+    assert_eq!((all["Keys"].as_array().unwrap().len(), &all["Truncated"]), (2, &json!(true)));
+    let one = fixture.ok("kmsfs.DescribeKeys", json!({ "KeyId": id }));
+    assert_eq!((one["Keys"].as_array().unwrap().len(), &one["Keys"][0]["KeyId"]), (1, &json!(id)));
+    assert_eq!(one["Keys"][0]["Versions"][1]["Number"], 2);
+    let question = json!({ "KeyId": id, "Action": "Decrypt", "UserName": "ada", "Groups": ["staff"] });
+    assert_eq!(fixture.ok("kmsfs.GetExplanation", question.clone())["Explanation"]["allowed"], false);
+    let staff = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt",
+        "Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/group/staff":"true"}}}]}"#;
+    let mut under = question.clone();
+    under["Policy"] = json!(staff);
+    assert_eq!(fixture.ok("kmsfs.GetExplanation", under)["Explanation"]["allowed"], true);
+    for (operation, parameters) in [("kmsfs.DescribeKeys", json!({ "KeyId": id })), ("kmsfs.GetExplanation", question)]
+    {
+        let refused = fixture.call_as(&Principal::user("ada"), operation, parameters).unwrap_err();
+        assert_eq!(refused.code, Code::AccessDenied);
+    }
+}
+
+#[test]
 fn what_names_no_key_is_told_in_the_words_of_aws() {
     let fixture = Fixture::new();
     let absent = "1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -291,6 +318,8 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
         .ok("GenerateDataKey", json!({ "KeyId": id, "KeySpec": "AES_256", "EncryptionContext": { "Team": "Blue" } }));
     fixture.refused("Decrypt", json!({ "CiphertextBlob": made["CiphertextBlob"] }));
     fixture.call_as(&Principal::user("eve"), "DisableKey", json!({ "KeyId": id })).unwrap_err();
+    fixture.refused("Sign", json!({ "KeyId": id, "Message": base64(b"to be signed") }));
+    fixture.refused("Forge", json!({ "KeyId": id }));
     fixture.service.log().flush().unwrap();
     let mut log = String::new();
     for entry in std::fs::read_dir(fixture.service.log().dir()).unwrap() {
@@ -311,6 +340,10 @@ fn every_call_is_in_the_audit_log_with_its_reason_and_without_secrets() {
     assert_eq!(event("Decrypt")["kmsfs"]["reason"], "wrong encryption context or altered blob");
     let denied = event("DisableKey");
     assert_eq!((&denied["errorCode"], &denied["userIdentity"]["userName"]), (&json!("AccessDenied"), &json!("eve")));
+    let unsupported = event("Sign");
+    assert_eq!(unsupported["errorCode"], "UnsupportedOperationException");
+    assert_eq!(unsupported["requestParameters"], json!({ "keyId": id }));
+    assert!(events.iter().all(|event| event["eventName"] != "Forge"), "no KMS has that operation");
     let usage = fixture.ok("GetKeyLastUsage", json!({ "KeyId": id }));
     assert_eq!(usage["KeyLastUsage"]["Operation"], "GenerateDataKey");
     fixture.ok("CreateAlias", json!({ "AliasName": "alias/used", "TargetKeyId": id }));

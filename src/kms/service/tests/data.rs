@@ -334,3 +334,10 @@ fn key_pairs_come_with_a_private_key_that_decrypt_opens() {
         Code::Validation
     );
 }
+
+#[test]
+fn wiping_reaches_every_text_of_an_answer() {
+    let mut answer = json!({ "Plaintext": "c2VjcmV0", "List": [{ "Deep": ["x", 1, null, true] }], "Number": 7 });
+    wipe(&mut answer);
+    assert_eq!(answer, json!({ "Plaintext": "", "List": [{ "Deep": ["", 1, null, true] }], "Number": 7 }));
+}

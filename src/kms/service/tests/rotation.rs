@@ -194,3 +194,28 @@ fn the_service_managed_key_is_made_on_first_use_and_nobody_edits_it() {
     advance(366 * DAY);
     assert_eq!(rotations(&fixture, &id, "ROTATIONS_ONLY").len(), 1);
 }
+
+#[test]
+fn the_owner_retires_an_old_version_and_nobody_else_any() {
+    const RETIRE: &str = "kmsfs.RetireKeyVersion";
+    let fixture = Fixture::new();
+    let id = fixture.key();
+    let old = blob(&fixture, &id);
+    fixture.ok("RotateKeyOnDemand", json!({ "KeyId": id }));
+    let new = blob(&fixture, &id);
+    let version = |number: u32| json!({ "KeyId": id, "Version": number });
+    let denied = fixture.call_as(&Principal::user("eve"), RETIRE, version(1)).unwrap_err();
+    assert_eq!(denied.code, Code::AccessDenied);
+    for number in [0, 2, 3, 65_536] {
+        assert_eq!(fixture.refused(RETIRE, version(number)).0, Code::Validation, "{number}");
+    }
+    assert_eq!(fixture.refused(RETIRE, json!({ "KeyId": id })).0, Code::Validation);
+    fixture.ok("Decrypt", json!({ "CiphertextBlob": old }));
+    assert_eq!(fixture.ok(RETIRE, version(1)), json!({ "KeyId": arn(&id), "Version": 1 }));
+    assert_eq!(fixture.refused(RETIRE, version(1)).0, Code::Validation);
+    let fixture = fixture.reopened();
+    assert_eq!(fixture.refused("Decrypt", json!({ "CiphertextBlob": old })).0, Code::InvalidCiphertext);
+    fixture.ok("Decrypt", json!({ "CiphertextBlob": new }));
+    fixture.ok("ScheduleKeyDeletion", json!({ "KeyId": id }));
+    assert_eq!(fixture.refused(RETIRE, version(1)).0, Code::KmsInvalidState);
+}
