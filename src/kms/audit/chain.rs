@@ -23,6 +23,8 @@ const TAIL: usize = BEFORE.len() + MAC_DIGITS + AFTER.len();
 
 const FILE_PREFIX: &str = "events-";
 const FILE_SUFFIX: &str = ".jsonl";
+/// No log has so many files. What has a higher number is none of them: counting on from there must not overflow.
+pub(super) const MOST_FILES: u64 = 999_999_999_999;
 
 /// The keys of an audit log.
 #[derive(Debug)]
@@ -135,7 +137,7 @@ pub(super) fn file_numbers(dir: &Path) -> std::io::Result<Vec<u64>> {
         let name = entry?.file_name();
         let digits = name.to_str().and_then(|name| name.strip_prefix(FILE_PREFIX)?.strip_suffix(FILE_SUFFIX));
         // Only names that file_path makes.
-        let number = digits.and_then(|digits| digits.parse().ok()).filter(|n| *n > 0);
+        let number = digits.and_then(|digits| digits.parse().ok()).filter(|n| (1..=MOST_FILES).contains(n));
         numbers.extend(number.filter(|n| file_path(dir, *n).file_name() == Some(&name)));
     }
     numbers.sort_unstable();
