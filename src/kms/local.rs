@@ -19,7 +19,7 @@ use super::bundle::{Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::policy::Policy;
-use super::recorder::{MountAudit, OwnUse, Recorder};
+use super::recorder::{MountAudit, OwnUse, Recorder, Wanted};
 use super::slots::UnlockSecret;
 use super::users::Users;
 use super::warden::Warden;
@@ -203,11 +203,35 @@ impl LocalKms {
         };
         let (admitted, reason) = self.warden.admit(keys, request.caller, action, cmk, context);
         let done = admitted.and_then(|()| act());
-        if let Some(recorder) = self.recorder.get() {
-            let principal = self.warden.principal(request.caller.uid);
-            recorder.user((&request, principal), (action, cmk, context), done.as_ref().map(|_| ()), reason);
-        }
+        self.told(&request, (action, Wanted::Cmk(Arc::clone(cmk)), context), done.as_ref().map(|_| ()), reason);
         done
+    }
+
+    /// The key that a request is about. If there is none, a user's attempt is recorded all the same.
+    fn wanted<'k>(
+        &self,
+        found: Result<&'k Arc<Cmk>, KmsError>,
+        requester: Requester<'_>,
+        (action, number, id, context): (Action, Option<u32>, Option<&KeyId>, &EncryptionContext),
+    ) -> Result<&'k Arc<Cmk>, KmsError> {
+        found.inspect_err(|error| {
+            if let Requester::User(request) = requester {
+                let gone = Wanted::Gone { number, id: id.cloned() };
+                self.told(&request, (action, gone, context), Err(error), "there is no such key".into());
+            }
+        })
+    }
+
+    fn told(
+        &self,
+        request: &UserRequest<'_>,
+        used: (Action, Wanted, &EncryptionContext),
+        outcome: Result<(), &KmsError>,
+        reason: Arc<str>,
+    ) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.user((request, self.warden.principal(request.caller.uid)), used, outcome, reason);
+        }
     }
 
     fn recorded<T>(&self, use_: OwnUse, cmk: &Cmk, done: Result<T, KmsError>) -> Result<T, KmsError> {
@@ -260,7 +284,8 @@ impl Kms for LocalKms {
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
         let keys = self.keys();
-        let cmk = keys.resolve(&key.0)?;
+        let named = (Action::GenerateDataKey, None, Some(key), context);
+        let cmk = self.wanted(keys.resolve(&key.0), requester, named)?;
         self.admitted(&keys, requester, (Action::GenerateDataKey, cmk, context), || {
             let data_key = DataKey::random();
             let blob = Self::wrap(cmk, &data_key, context)?;
@@ -270,8 +295,12 @@ impl Kms for LocalKms {
 
     fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
         let keys = self.keys();
-        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
-        let cmk = keys.of_blob(parsed.origin.number)?;
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext);
+        let number = parsed.as_ref().ok().map(|blob| blob.origin.number);
+        let named = (Action::Decrypt, number, number.and_then(|number| keys.id_of(number)), context);
+        let found = parsed.as_ref().map_err(Clone::clone).and_then(|blob| keys.of_blob(blob.origin.number));
+        let cmk = self.wanted(found, requester, named)?;
+        let parsed = parsed?;
         self.admitted(&keys, requester, (Action::Decrypt, cmk, context), || Self::open(cmk, &parsed, context))
     }
 
@@ -300,8 +329,9 @@ impl Kms for LocalKms {
         context: &EncryptionContext,
     ) -> Result<(), KmsError> {
         let keys = self.keys();
-        let cmk = keys.resolve(&key.0)?;
-        self.admitted(&keys, Requester::User(request), (action, cmk, context), || Ok(()))
+        let requester = Requester::User(request);
+        let cmk = self.wanted(keys.resolve(&key.0), requester, (action, None, Some(key), context))?;
+        self.admitted(&keys, requester, (action, cmk, context), || Ok(()))
     }
 
     fn allows(
