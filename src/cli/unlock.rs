@@ -86,11 +86,12 @@ fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError
         return Err(KeystoreError::NotFound(dir.to_path_buf()));
     }
     let bundle = dir.join(BUNDLE_NAME);
-    match LocalKms::open_bundle(&bundle, secret) {
+    match LocalKms::open_newest(&bundle, secret) {
         Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
-            // Opening the keystore writes the bundle anew from its records.
+            // Opening the keystore writes the bundle anew from its records. The bundle before the last change must not be
+            // taken instead: that change may have been to disable a key.
             drop(Keystore::open(dir)?.unlock(secret)?);
-            LocalKms::open_bundle(&bundle, secret)
+            LocalKms::open_newest(&bundle, secret)
         }
         opened => opened,
     }

@@ -81,9 +81,26 @@ impl LocalKms {
     /// [`KeystoreError::WrongSecret`], [`KeystoreError::Damaged`], [`KeystoreError::UnsupportedVersion`] or
     /// [`KeystoreError::Io`].
     pub fn open_bundle(path: &Path, secret: &UnlockSecret) -> Result<Self, KeystoreError> {
+        Self::open_read(path, secret, |path| Ok(bundle_file::load(path)?.bundle))
+    }
+
+    /// The same, but never the generation before: for who can have the newest written anew from the keystore's records, which
+    /// may hold a change that the former one lacks.
+    ///
+    /// # Errors
+    /// As [`LocalKms::open_bundle`]; [`KeystoreError::Io`] also if the bundle is missing.
+    pub fn open_newest(path: &Path, secret: &UnlockSecret) -> Result<Self, KeystoreError> {
+        Self::open_read(path, secret, bundle_file::read)
+    }
+
+    fn open_read(
+        path: &Path,
+        secret: &UnlockSecret,
+        read: impl FnOnce(&Path) -> Result<Bundle, KeystoreError>,
+    ) -> Result<Self, KeystoreError> {
         // Taken before reading, so that a change in between is noticed later.
         let seen = Stamp::of(path);
-        let bundle = bundle_file::load(path)?.bundle;
+        let bundle = read(path)?;
         let (root, _) = bundle.header.unlock(secret)?;
         let keys = bundle.open(&root).ok_or_else(|| KeystoreError::damaged(path, "its state does not authenticate"))?;
         let Bundle { header, .. } = bundle;

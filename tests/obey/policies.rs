@@ -211,3 +211,25 @@ fn a_disabled_key_refuses_everybody_whatever_the_policy_says() {
     mount.unmount();
     scene.verify_audit();
 }
+
+#[test]
+fn a_damaged_bundle_takes_back_no_change() {
+    let scene = Scene::new(&[]);
+    let key = scene.key_id();
+    scene.owner("DisableKey", json!({ "KeyId": key }));
+    let bundle = scene.volume.keystore.join("keystore.bundle");
+    let damages: [(&str, fn(&std::path::Path)); 2] = [
+        ("damaged", |path| fs::write(path, b"nonsense").expect("write")),
+        ("missing", |path| fs::remove_file(path).expect("rm")),
+    ];
+    for (what, damage) in damages {
+        let whole = fs::read(&bundle).expect("read");
+        damage(&bundle);
+        let refused = scene.volume.try_mount(&[]).map(drop).expect_err("the key is disabled");
+        let said = format!("{refused:?}");
+        assert!(said.contains("kmsfs key enable"), "{what}: {said}");
+        assert_eq!(fs::read(&bundle).expect("read").len(), whole.len(), "{what}: it was written anew");
+    }
+    scene.owner("EnableKey", json!({ "KeyId": key }));
+    scene.mount(&[]).unmount();
+}
