@@ -131,6 +131,7 @@ impl Service {
         let mut trace = Trace::default();
         let answer = self.answer(call, entry, (params, time), &mut trace);
         let mut event = Event::of(call, entry.name, time).with_parameters(params);
+        event.read_only = matches!(entry.run, Run::Read(_));
         for arn in trace.keys {
             event = event.with_key(arn);
         }
