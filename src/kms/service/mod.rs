@@ -43,9 +43,11 @@ pub use error::{ApiError, Code};
 pub use names::{LOCAL_REGION, key_arn};
 
 use super::audit::{AuditError, Event, FOLDER, Log, Options};
+use super::authorize::authorize;
 use super::clock::now;
 use super::control::NewKey;
 use super::grant::TokenKey;
+use super::policy::{ConditionKeys, Key, Policy, Request};
 use super::{KeyId, KeyManager, KeySet, Keystore, KeystoreError, Operation};
 use asked::{Asked, Trace};
 use catalog::{Entry, Run};
@@ -164,7 +166,7 @@ impl Service {
         if self.due.load(Ordering::Acquire) <= now {
             self.catch_up();
         }
-        if names_service_key(entry, &params) {
+        if names_service_key(entry, &params) && may_make_service_key(call, entry, now) {
             self.make_service_key()?;
         }
         let trace_so_far = std::mem::take(trace);
@@ -182,8 +184,12 @@ impl Service {
         answer
     }
 
-    /// Does what is due: rotations, and deletions whose date has passed.
+    /// Does what is due: rotations, and deletions whose date has passed. Not while it could not be recorded: a key is out of use
+    /// from its date on, and the older version of a key still wraps.
     fn catch_up(&self) {
+        if let Err(error) = self.log.admit() {
+            return log::warn!("{error}; rotations and deletions that are due wait for that");
+        }
         self.with_keystore(|keystore| {
             let before = (keystore.deleted().len(), keystore.rotated().len());
             keystore.catch_up();
@@ -201,6 +207,7 @@ impl Service {
             if keystore.keys().alias(SERVICE_ALIAS).is_some() {
                 return Ok(());
             }
+            self.log.admit().map_err(|error| unrecorded(&error))?;
             let description = "Protects what kmsfs itself keeps when no other key is named";
             let new = NewKey {
                 manager: KeyManager::Service,
@@ -243,6 +250,14 @@ fn unrecorded(error: &AuditError) -> ApiError {
 fn names_service_key(entry: &Entry, params: &Params<'_>) -> bool {
     let uses = matches!(entry.needs, Operation::Wrap | Operation::Unwrap) || entry.name == "DescribeKey";
     uses && ["KeyId", "DestinationKeyId"].iter().any(|name| params.mentions(name, SERVICE_ALIAS))
+}
+
+/// Whether the policy that the service managed key will have lets this request use it: who may not must not have it made either.
+fn may_make_service_key(call: &Call<'_>, entry: &Entry, now: u64) -> bool {
+    let keys = ConditionKeys::at(now).with_some(Key::ViaService, call.via_service.map(str::to_owned));
+    let action = format!("kms:{}", entry.name);
+    let request = Request { principal: call.principal, action: &action, resource: "*", keys: &keys };
+    authorize(&Policy::mount_default(), [], &request).allowed
 }
 
 impl From<KeystoreError> for ApiError {
