@@ -19,7 +19,8 @@ use super::gate::{Arrived, Gate, Identity, Peer, check_browser};
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
-use crate::kms::service::{ApiError, Call, Code, Service, wipe};
+use crate::kms::audit::Event;
+use crate::kms::service::{ApiError, Call, Code, Service, is_known, wipe};
 use crate::kms::{AccessKey, clock};
 
 const SERVICE: &str = "kms";
@@ -84,7 +85,15 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
     let identity = api.identify(origin.peer, &parts, &body, if is_form { sts::SERVICE } else { SERVICE });
     Ok(match identity {
         Err(refusal) => refuse(refusal),
-        Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
+        Ok(identity) if is_form => {
+            let answer = sts::answer(&body, &identity.principal, request_id);
+            if answer.0 == StatusCode::OK {
+                let agent = agent_of(&parts);
+                let call = call_of(&identity, origin.peer, (&agent, request_id));
+                api.note(Event::of(&call, sts::OPERATION, clock::now()).of_source(sts::EVENT_SOURCE));
+            }
+            xml(answer, request_id)
+        }
         Ok(identity) => match operate(api, origin, (parts, body), identity, request_id).await {
             Ok(mut value) => {
                 let answer = json_answer(StatusCode::OK, &value, request_id);
@@ -104,6 +113,13 @@ impl Api {
         })
     }
 
+    /// Records what the service itself does not hear of.
+    fn note(&self, event: Event) {
+        if let Err(error) = self.service.log().record(event) {
+            log::error!("a request is not in the audit log: {error}");
+        }
+    }
+
     fn call(&self, call: &Call<'_>, operation: &str, parameters: Value) -> Result<Value, ApiError> {
         let called = catch_unwind(AssertUnwindSafe(|| self.service.call(call, operation, parameters)));
         called.unwrap_or_else(|_| {
@@ -111,6 +127,39 @@ impl Api {
             Err(ApiError::new(Code::KmsInternal, ""))
         })
     }
+}
+
+/// The request as policies and the audit log see it.
+fn call_of<'a>(identity: &'a Identity, peer: Peer, (user_agent, request_id): (&'a str, Uuid)) -> Call<'a> {
+    Call {
+        principal: &identity.principal,
+        access_key: identity.signed.as_ref().map(|(id, _)| id.as_str()),
+        region: &identity.region,
+        source: peer.source(),
+        via_service: None,
+        user_agent,
+        request_id,
+    }
+}
+
+fn agent_of(parts: &Parts) -> String {
+    single(&parts.headers, &USER_AGENT).unwrap_or_default().chars().take(MAX_USER_AGENT).collect()
+}
+
+/// The parameters of a request, if it is well formed and no replay.
+fn parameters_of(
+    api: &Api,
+    connection: u64,
+    identity: &Identity,
+    (operation, body): (&str, &[u8]),
+) -> Result<Value, ApiError> {
+    let parameters = strict_json::parameters(body)?;
+    if changes(operation)
+        && let Some((_, signature)) = &identity.signed
+    {
+        api.gate.replays.check(*signature, connection, clock::now()).map_err(Refusal::into_kms)?;
+    }
+    Ok(parameters)
 }
 
 async fn operate(
@@ -122,28 +171,24 @@ async fn operate(
 ) -> Result<Value, ApiError> {
     let target = single(&parts.headers, &TARGET).and_then(|target| target.strip_prefix(TARGET_PREFIX));
     let operation = target.ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?.to_owned();
-    let parameters = strict_json::parameters(&body)?;
-    let is_change = changes(&operation);
-    if is_change && let Some((_, signature)) = &identity.signed {
-        api.gate.replays.check(*signature, origin.connection, clock::now()).map_err(Refusal::into_kms)?;
-    }
+    let user_agent = agent_of(&parts);
+    let call = call_of(&identity, origin.peer, (&user_agent, request_id));
+    let parameters = parameters_of(&api, origin.connection, &identity, (&operation, &body)).inspect_err(|error| {
+        if local::has(&operation) || is_known(&operation) {
+            api.note(Event::of(&call, &operation, clock::now()).with_error(error));
+        }
+    })?;
     if let Some(answer) = local::answer(&api, origin.peer, &identity, (&operation, &parameters)) {
+        let event = Event::of(&call, &operation, clock::now()).with_parameters(&parameters);
+        api.note(match &answer {
+            Ok(answer) => event.issuing(answer),
+            Err(error) => event.with_error(error),
+        });
         return answer;
     }
-    let user_agent = single(&parts.headers, &USER_AGENT).unwrap_or_default();
-    let user_agent: String = user_agent.chars().take(MAX_USER_AGENT).collect();
-    let work = move |api: &Api| {
-        let call = Call {
-            principal: &identity.principal,
-            access_key: identity.signed.as_ref().map(|(id, _)| id.as_str()),
-            region: &identity.region,
-            source: origin.peer.source(),
-            via_service: None,
-            user_agent: &user_agent,
-            request_id,
-        };
-        api.call(&call, &operation, parameters)
-    };
+    let is_change = changes(&operation);
+    let work =
+        move |api: &Api| api.call(&call_of(&identity, origin.peer, (&user_agent, request_id)), &operation, parameters);
     if !is_change {
         return work(&api);
     }

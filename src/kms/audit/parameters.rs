@@ -20,6 +20,7 @@ const HARMLESS: &[&str] = &[
     "DestinationKeyId",
     "DryRun",
     "DryRunModifiers",
+    "DurationSeconds",
     "EncryptionAlgorithm",
     "EncryptionContext",
     "Expires",
@@ -98,6 +99,12 @@ pub(super) fn logged(members: &Value) -> Option<Value> {
     let size = rough_size(&Value::Object(logged.clone()));
     // CloudTrail's own words for parameters that are too large.
     Some(if size > MAX_ALL { json!({ "omitted": true, "originalSize": size }) } else { Value::Object(logged) })
+}
+
+/// What may be told of credentials that were issued.
+pub(super) fn issued(answer: &Value) -> Option<Value> {
+    let told = part_of(answer, &["AccessKeyId", "Expiration"]);
+    told.as_object().is_some_and(|told| !told.is_empty()).then_some(told)
 }
 
 /// These members of an object; nothing of what is no object.

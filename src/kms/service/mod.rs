@@ -222,6 +222,11 @@ impl Service {
     }
 }
 
+/// Whether AWS KMS or kmsfs has an operation of this name: requests for others have no line in the audit log.
+pub fn is_known(operation: &str) -> bool {
+    catalog::find(operation).is_some() || catalog::UNSUPPORTED.contains(&operation)
+}
+
 /// Wipes the texts of a request or an answer: a plaintext or a key may be among them.
 pub fn wipe(value: &mut Value) {
     match value {
