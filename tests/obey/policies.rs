@@ -196,14 +196,13 @@ fn a_disabled_key_refuses_everybody_whatever_the_policy_says() {
     let scene = Scene::new(&[]);
     let mount = scene.mount(&[]);
     fs::write(mount.at("file"), b"x").expect("write");
-    let key = scene.key_id();
-    scene.owner("DisableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "disable", KEY]);
     soon("the key to be off", || said(fs::read(mount.at("file"))) == DENIED);
     for name in [ADA, BOB] {
         assert_eq!(user(name).run(|| said(fs::read(mount.at("file")))), DENIED);
         assert_eq!(user(name).run(|| said(create(&mount.at("new")))), DENIED);
     }
-    scene.owner("EnableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "enable", KEY]);
     for name in [ADA, BOB] {
         soon("the key to be back", || user(name).run(|| fs::read(mount.at("file")).is_ok()));
     }
@@ -215,8 +214,7 @@ fn a_disabled_key_refuses_everybody_whatever_the_policy_says() {
 #[test]
 fn a_damaged_bundle_takes_back_no_change() {
     let scene = Scene::new(&[]);
-    let key = scene.key_id();
-    scene.owner("DisableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "disable", KEY]);
     let bundle = scene.volume.keystore.join("keystore.bundle");
     let damages: [(&str, fn(&std::path::Path)); 2] = [
         ("damaged", |path| fs::write(path, b"nonsense").expect("write")),
@@ -230,6 +228,6 @@ fn a_damaged_bundle_takes_back_no_change() {
         assert!(said.contains("kmsfs key enable"), "{what}: {said}");
         assert_eq!(fs::read(&bundle).expect("read").len(), whole.len(), "{what}: it was written anew");
     }
-    scene.owner("EnableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "enable", KEY]);
     scene.mount(&[]).unmount();
 }
