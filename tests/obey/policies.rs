@@ -8,6 +8,7 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 use serde_json::json;
 
+use crate::raw::Mapping;
 use crate::scene::{ADA, BOB, DENIED, KEY, Scene, allow, arn, create, everybody, said, soon, user};
 
 #[test]
@@ -188,6 +189,27 @@ fn a_handle_goes_dark_with_the_leave_of_its_user_and_comes_back_with_it() {
     assert_eq!(listing.by_ref().filter(Result::is_ok).count(), 3);
     drop((hers, his, listing));
     assert_eq!(fs::read(mount.at("file")).expect("read")[20..24], *b"hers");
+    mount.unmount();
+}
+
+#[test]
+fn mapped_pages_go_dark_with_the_leave_of_their_user() {
+    let scene = Scene::new(&[]);
+    let mount = scene.mount(&[]);
+    fs::write(mount.at("file"), vec![b'x'; 50_000]).expect("write");
+    let hers = user(ADA).run(|| File::open(mount.at("file")).expect("open"));
+    let mapped = Mapping::new(&hers, 50_000, false);
+    for at in [0, 45_000] {
+        assert_eq!(mapped.peek(at).expect("it is hers to read"), b'x');
+    }
+    let deny = json!({ "Effect": "Deny", "Action": "kms:*", "Resource": "*", "Principal": { "AWS": arn(ADA) } });
+    scene.put_policy(&[everybody(), deny]);
+    for at in [0, 45_000] {
+        soon("a page to close", || mapped.peek(at).is_err_and(|error| error == Errno::FAULT));
+    }
+    scene.put_policy(&[everybody()]);
+    soon("a page to open again", || mapped.peek(45_000).is_ok_and(|byte| byte == b'x'));
+    drop((mapped, hers));
     mount.unmount();
 }
 
