@@ -51,10 +51,7 @@ impl Keys {
         debug_assert!(out.ends_with(b"}}"), "the member kmsfs is the last of an event");
         out.truncate(out.len() - 2);
         let mac = derive::hmac(&self.line, &[previous, &out[start..]]);
-        out.extend_from_slice(BEFORE);
-        out.extend_from_slice(HEXLOWER.encode(&mac).as_bytes());
-        out.extend_from_slice(AFTER);
-        out.push(b'\n');
+        end_line(&mac, out);
         Ok(mac)
     }
 
@@ -103,6 +100,14 @@ pub(super) enum Rest {
     Torn,
     /// A whole line that does not belong there.
     Broken,
+}
+
+/// Appends the end of the line with this MAC.
+pub(super) fn end_line(mac: &Mac, out: &mut Vec<u8>) {
+    out.extend_from_slice(BEFORE);
+    out.extend_from_slice(HEXLOWER.encode(mac).as_bytes());
+    out.extend_from_slice(AFTER);
+    out.push(b'\n');
 }
 
 /// Follows the chain through `bytes`, which begin at `at`, and moves `at` behind the last line that fits. `seen` is shown each

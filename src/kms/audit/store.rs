@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use uuid::Builder;
 
-use super::chain::{Keys, MOST_FILES, Position, Rest, claimed_start, file_numbers, file_path, follow};
+use super::chain::{Keys, MOST_FILES, Position, Rest, claimed_start, end_line, file_numbers, file_path, follow};
 use super::entry::{Entry, Moment};
 use super::last_use::LastUses;
 use super::{AuditError, Event, FileStart, Options, Problem, Torn, files, sealed};
@@ -298,7 +299,16 @@ impl Store {
         };
         let mine = self.at.take();
         let known = match (mine, anchor) {
-            (Some(mine), Ok(Some(anchor))) if anchor.sequence > mine.sequence => anchor,
+            (Some(mine), Ok(Some(anchor))) if anchor.sequence > mine.sequence => {
+                let stands = self.stands(&mine).map_err(read)?;
+                let resume = self.walk(anchor, &numbers)?;
+                if stands || resume.damage.is_some() {
+                    return Ok(resume);
+                }
+                // Log and anchor went back together, and others wrote on since.
+                let why = format!("line {}, which this process wrote, is not where it was", mine.sequence);
+                return Ok(Resume { torn: resume.torn, ..Self::give_up(resume.at, &numbers, why) });
+            }
             (Some(mine), _) => mine,
             (None, Ok(Some(anchor))) => anchor,
             (None, Ok(None)) => {
@@ -309,6 +319,22 @@ impl Store {
             (None, Err(reason)) => return self.resume_unanchored(&numbers, &format!("{ANCHOR} {reason}")),
         };
         self.walk(known, &numbers)
+    }
+
+    /// Whether the line that ends at a position of this writer's is there still, or its file was outgrown.
+    fn stands(&self, mine: &Position) -> std::io::Result<bool> {
+        let path = file_path(&self.dir, mine.file);
+        let file = match files::open(&self.dir, &path, OpenOptions::new().read(true)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            file => file?,
+        };
+        let mut end = Vec::new();
+        end_line(&mine.mac, &mut end);
+        let mut found = vec![0; end.len()];
+        match file.read_exact_at(&mut found, mine.length.saturating_sub(end.len() as u64)) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| found == end),
+        }
     }
 
     fn is_last(&self, at: &Position) -> bool {

@@ -272,6 +272,54 @@ fn without_an_anchor_only_what_a_true_first_line_claims_counts() {
 }
 
 #[test]
+fn a_writer_notices_that_its_own_line_went_although_others_wrote_beyond_it() {
+    let dir = filled(3);
+    let copy = |from: &Path, to: &Path| {
+        for name in ["anchor", "events-00000001.jsonl"] {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    };
+    let earlier = tempfile::tempdir().unwrap();
+    copy(dir.path(), earlier.path());
+    let standing = open(dir.path(), Options::default());
+    standing.record(used("Decrypt", 5)).unwrap();
+    standing.flush().unwrap();
+    copy(earlier.path(), dir.path());
+    let others = open(dir.path(), Options::default());
+    for time in 10..20 {
+        others.record(used("Decrypt", time)).unwrap();
+    }
+    drop(others);
+    assert_sound(dir.path());
+    standing.record(used("Decrypt", 30)).unwrap();
+    drop(standing);
+    let damage = named(dir.path(), "StartAuditFile").last().unwrap().kmsfs.file.clone().unwrap().damage;
+    assert_eq!(damage.as_deref(), Some("line 5, which this process wrote, is not where it was"));
+    assert_eq!(events(dir.path()).last().unwrap().event_time, 30);
+    assert!(checked(dir.path()).fault.is_some());
+}
+
+#[test]
+fn a_writer_whose_line_stands_follows_others_over_files_also_where_its_own_was_outgrown() {
+    let dir = tempfile::tempdir().unwrap();
+    let standing = open(dir.path(), Options::default());
+    standing.record(used("Decrypt", 1)).unwrap();
+    standing.flush().unwrap();
+    let others = open(dir.path(), Options { max_file_bytes: 1500, kept_files: 3, ..Options::default() });
+    for time in 2..4 {
+        others.record(used("DisableKey", time)).unwrap();
+    }
+    standing.record(used("DisableKey", 4)).unwrap();
+    for time in 5..40 {
+        others.record(used("DisableKey", time)).unwrap();
+    }
+    assert!(!first(dir.path()).exists());
+    standing.record(used("DisableKey", 40)).unwrap();
+    drop((standing, others));
+    assert_sound(dir.path());
+}
+
+#[test]
 fn a_planted_link_is_refused_and_nothing_is_written_through_it() {
     let dir = filled(2);
     let target = dir.path().join("target");
