@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
+use super::keystore_record;
 use super::mounts;
 use super::users::SystemUsers;
 use crate::envelope::{Access, KMSFS_DIR, Volume, VolumeError, VolumeHeader, VolumeLock, lock};
@@ -90,7 +91,7 @@ fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError
         Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
             // Opening the keystore writes the bundle anew from its records. The bundle before the last change must not be
             // taken instead: that change may have been to disable a key.
-            drop(Keystore::open(dir)?.unlock(secret)?);
+            keystore_record::opening(&Keystore::open(dir)?.unlock(secret)?);
             LocalKms::open_newest(&bundle, secret)
         }
         opened => opened,

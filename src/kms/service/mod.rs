@@ -222,6 +222,21 @@ impl Service {
     }
 }
 
+/// Records what a keystore did by itself when it was opened, for who makes no [`Service`] of it: rotations, and deletions
+/// whose date has passed. There is no log, and no thread of one, afterwards.
+///
+/// # Errors
+/// [`AuditError`] if it is not on the disk.
+pub fn record_opening(keystore: &Keystore) -> Result<(), AuditError> {
+    if keystore.deleted().is_empty() && keystore.rotated().is_empty() {
+        return Ok(());
+    }
+    let log = Log::open(&keystore.dir().join(FOLDER), keystore.audit_keys(), Options::default())?;
+    record_own(&log, "DeleteKey", keystore.deleted());
+    record_own(&log, "RotateKey", keystore.rotated());
+    log.flush()
+}
+
 /// Whether AWS KMS or kmsfs has an operation of this name: requests for others have no line in the audit log.
 pub fn is_known(operation: &str) -> bool {
     catalog::find(operation).is_some() || catalog::UNSUPPORTED.contains(&operation)

@@ -231,3 +231,23 @@ fn what_happens_by_itself_waits_for_a_log_that_can_be_written() {
     fixture.ok("DescribeKey", json!({ "KeyId": SERVICE_ALIAS }));
     fixture.service.with_keystore(|keystore| assert_eq!(keystore.deleted().len(), 1));
 }
+
+#[test]
+fn what_a_keystore_did_by_itself_is_recorded_also_without_a_service() {
+    let fixture = Fixture::new();
+    let key = fixture.key();
+    fixture.ok("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 7 }));
+    let Fixture { home, recovery, service } = fixture;
+    drop(service);
+    advance(8 * DAY);
+    let keystore = Keystore::open(&home.path().join("ks")).unwrap().unlock(&recovery).unwrap();
+    record_opening(&keystore).unwrap();
+    let mut deleted = Vec::new();
+    crate::kms::audit::Reader::new(&home.path().join("ks/audit"))
+        .read(|_, event| {
+            deleted.extend((event.event_name == "DeleteKey").then(|| event.keys().collect::<Vec<_>>()));
+            true
+        })
+        .unwrap();
+    assert_eq!(deleted, [vec![KeyId(key)]]);
+}
