@@ -238,13 +238,12 @@ fn a_damaged_bundle_takes_back_no_change() {
     let scene = Scene::new(&[]);
     scene.typed(&["key", "disable", KEY]);
     let bundle = scene.volume.keystore.join("keystore.bundle");
-    let damages: [(&str, fn(&std::path::Path)); 2] = [
-        ("damaged", |path| fs::write(path, b"nonsense").expect("write")),
-        ("missing", |path| fs::remove_file(path).expect("rm")),
-    ];
-    for (what, damage) in damages {
+    for what in ["damaged", "missing"] {
         let whole = fs::read(&bundle).expect("read");
-        damage(&bundle);
+        match what {
+            "damaged" => fs::write(&bundle, b"nonsense").expect("write"),
+            _ => fs::remove_file(&bundle).expect("rm"),
+        }
         let refused = scene.volume.try_mount(&[]).map(drop).expect_err("the key is disabled");
         let said = format!("{refused:?}");
         assert!(said.contains("kmsfs key enable"), "{what}: {said}");
