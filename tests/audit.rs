@@ -36,6 +36,13 @@ impl Place {
         place
     }
 
+    /// The same, before anything was recorded.
+    fn without_log() -> Self {
+        let place = Self::new();
+        fs::remove_dir_all(place.log_dir()).expect("what init recorded");
+        place
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -273,7 +280,7 @@ fn on_a_full_disk_changes_are_refused_uses_go_on_and_the_gap_is_counted() {
 #[test]
 fn what_root_writes_belongs_to_the_keystores_owner() {
     const NOBODY: u32 = 65534;
-    let place = Place::new();
+    let place = Place::without_log();
     std::os::unix::fs::chown(place.keystore(), Some(NOBODY), Some(NOBODY)).expect("these tests run as root");
     let log = place.log();
     log.record(event("ada", "Decrypt", 1)).expect("use");
@@ -290,7 +297,7 @@ fn what_root_writes_belongs_to_the_keystores_owner() {
 
 #[test]
 fn the_command_lists_filters_and_follows() {
-    let place = Place::new();
+    let place = Place::without_log();
     let output = place.run(&["audit"]);
     assert_eq!(output.status.code(), Some(8), "{}", words(&output));
     let log = place.log();
@@ -340,7 +347,7 @@ fn the_command_lists_filters_and_follows() {
 
 #[test]
 fn the_command_verifies_and_names_file_and_line() {
-    let place = Place::new();
+    let place = Place::without_log();
     let output = place.unlocked(&["audit", "verify"]);
     assert_eq!(output.status.code(), Some(8), "there is no log yet: {}", words(&output));
     let log = place.log();
@@ -405,4 +412,31 @@ fn commands_on_a_volume_that_is_not_mounted_are_recorded() {
         assert!(is_there || operation.is_empty(), "{arguments:?}: {new:?}");
     }
     place.sound();
+}
+
+#[test]
+fn changes_that_no_operation_of_the_kms_makes_have_lines_too() {
+    let place = Place::new();
+    fs::write(place.at("new"), "another passphrase altogether\n").expect("passphrase");
+    let new = place.at("new");
+    let change = ["passphrase", "change", "--unlock-time", "1", "--new-passfile", new.to_str().expect("text")];
+    let outcome = place.unlocked(&change);
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    fs::rename(&new, place.at("pass")).expect("rename");
+    let outcome = place.unlocked(&["recovery-key", "new"]);
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    let named: Vec<String> = events(&place.log_dir()).iter().map(|event| event.event_name.to_string()).collect();
+    let all = ["CreateKey", "CreateAlias", "kmsfs.ChangePassphrase", "kmsfs.ReplaceRecoveryKey"];
+    let told: Vec<&str> = named.iter().map(String::as_str).filter(|name| all.contains(name)).collect();
+    assert_eq!(told, all);
+    place.sound();
+    // What cannot be recorded is not done.
+    let lock = place.log_dir().join("lock");
+    fs::remove_file(&lock).expect("rm");
+    std::os::unix::fs::symlink("nowhere", &lock).expect("link");
+    let bundle = fs::read(place.keystore().join(BUNDLE_NAME)).expect("read");
+    fs::write(place.at("new"), "a third passphrase altogether\n").expect("passphrase");
+    let refused = place.unlocked(&change);
+    assert!(!refused.status.success() && words(&refused).contains("symbolic link"), "{}", words(&refused));
+    assert!(fs::read(place.keystore().join(BUNDLE_NAME)).expect("read") == bundle);
 }

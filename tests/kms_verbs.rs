@@ -275,3 +275,13 @@ fn it_is_told_which_statement_or_grant_decides() {
     fs::write(&file, "{").expect("write");
     home.refused(&simulate, 2);
 }
+
+#[test]
+fn a_plaintext_is_not_taken_from_the_arguments() {
+    let home = Home::new();
+    let parameters = format!(r#"{{"KeyId": "{KEY}", "Plaintext": "c2VjcmV0"}}"#);
+    let said = home.refused(&["kms", "Encrypt", &parameters], 2);
+    assert!(said.contains("standard input") && !said.contains("c2VjcmV0"), "{said}");
+    let made = home.ok_with(&["kms", "Encrypt", "-"], parameters.as_bytes());
+    assert!(String::from_utf8(made).expect("text").contains("CiphertextBlob"));
+}

@@ -6,12 +6,14 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::mount_options::AuditPaths;
 use super::recording::Recording;
 use super::set_suite::XTS_WARNING;
-use super::{output, recovery, volumes};
+use super::{keystore_record, output, recovery, volumes};
 use crate::crypto::Suite;
 use crate::envelope::{KMSFS_DIR, NameForm, NewVolume, Placement, VolumeError, create_volume, probe_store};
 use crate::kms::{BUNDLE_NAME, Caller, DEFAULT_UNLOCK_MS, KeyId, Keystore, LocalKms, Operation};
@@ -159,7 +161,7 @@ fn make_dir(dir: &Path) -> Result<bool, Failure> {
 fn open_or_create(args: &Args) -> Result<Keystore, Failure> {
     let dir = args.keystore.dir()?;
     if Keystore::exists(&dir) {
-        return args.keystore.open();
+        return args.keystore.open_alone();
     }
     if args.keystore.secret.recovery_key {
         let next = "leave --recovery-key out, or name another keystore with --keystore";
@@ -181,8 +183,17 @@ fn open_or_create(args: &Args) -> Result<Keystore, Failure> {
 fn resolve_key(keystore: &mut Keystore, name: &str) -> Result<KeyId, Failure> {
     match keystore.resolve(name) {
         Err(_) if name == DEFAULT_KEY => {
-            let id = keystore.create_key("volumes of this keystore")?;
-            keystore.create_alias(DEFAULT_KEY, &id.0)?;
+            let description = "volumes of this keystore";
+            let asked = json!({ "Description": description });
+            let id = keystore_record::change(keystore, ("CreateKey", &asked), |keystore| {
+                Ok(Some(keystore.create_key(description)?))
+            })?;
+            let id = id.expect("a key was made, or the change failed");
+            let asked = json!({ "AliasName": DEFAULT_KEY, "TargetKeyId": id.0 });
+            keystore_record::change(keystore, ("CreateAlias", &asked), |keystore| {
+                keystore.create_alias(DEFAULT_KEY, &id.0)?;
+                Ok(Some(id.clone()))
+            })?;
             Ok(id)
         }
         resolved => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::failure::{Code, Failure};
+use super::keystore_record;
 use super::secret::SecretArgs;
 use crate::kms::{Keystore, KeystoreError};
 
@@ -39,6 +40,13 @@ impl KeystoreArgs {
         for id in keystore.deleted() {
             eprintln!("kmsfs: note: the deletion date of key {} has passed: its key material was destroyed", id.0);
         }
+        Ok(keystore)
+    }
+
+    /// The same, for a command that does not hand the keystore on to the KMS, which would record what the keystore does by itself.
+    pub(super) fn open_alone(&self) -> Result<Keystore, Failure> {
+        let keystore = self.open()?;
+        keystore_record::opening(&keystore);
         Ok(keystore)
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn backup(file: &Path, keystore: &KeystoreArgs) -> Result<(), Failure> {
-    let opened = keystore.open()?;
+    let opened = keystore.open_alone()?;
     opened.backup(file)?;
     let keys = opened.keys().keys().count();
     line(format!("{} holds the keystore as it is now: keys {keys}. No file of any volume is in it.", file.display()))?;

@@ -17,7 +17,7 @@ const MAX_LEN: u64 = 1024 * 1024;
 pub(super) struct Args {
     /// The operation, by AWS's name: DescribeKey, ListGrants, ...
     operation: String,
-    /// Its parameters; - reads them from standard input
+    /// Its parameters; - reads them from standard input, as a Plaintext must be: every user sees the arguments of a process
     #[arg(default_value = "{}")]
     parameters: String,
     #[command(flatten)]
@@ -25,7 +25,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let mut kms = Kms::open(&args.keystore)?;
     let mut text = args.parameters.clone();
     if text == "-" {
         text.clear();
@@ -34,5 +33,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let parameters: Value = serde_json::from_str(&text)
         .map_err(|error| Failure::new(Code::Usage, "parameters", error, "give one JSON object"))?;
+    if args.parameters != "-" && parameters.get("Plaintext").is_some() {
+        let reason = "every user of this machine sees the arguments of a process";
+        let next = "give - for the parameters, and the JSON on standard input";
+        return Err(Failure::new(Code::Usage, "Plaintext", reason, next));
+    }
+    let mut kms = Kms::open(&args.keystore)?;
     output::json(&kms.call(&args.operation, parameters)?)
 }

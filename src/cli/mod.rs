@@ -30,6 +30,7 @@ mod key_settings;
 mod key_use;
 mod keystore;
 mod keystore_backup;
+mod keystore_record;
 mod kms_call;
 mod kms_operation;
 mod kms_show;

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
-use super::{output, secret};
+use super::{keystore_record, output, secret};
 use crate::kms::DEFAULT_UNLOCK_MS;
 
 /// Arguments of `kmsfs passphrase`.
@@ -31,12 +33,15 @@ enum Verb {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Verb::Change { new_passfile, unlock_time, keystore } = &args.verb;
-    let mut opened = keystore.open()?;
+    let mut opened = keystore.open_alone()?;
     let new = match new_passfile {
         Some(path) => secret::new_from_file(path)?,
         None => secret::ask_new("New passphrase")?,
     };
-    opened.change_passphrase(&new, *unlock_time)?;
+    keystore_record::change(&mut opened, ("kmsfs.ChangePassphrase", &json!({})), |opened| {
+        opened.change_passphrase(&new, *unlock_time)?;
+        Ok(None)
+    })?;
     output::line("The passphrase is changed. No key was changed, and nothing was re-encrypted.")?;
     output::line(
         "Copies of the keystore in backups, and in volumes until they are next mounted, still open with the old one.",

@@ -1,11 +1,12 @@
 //! `kmsfs recovery-key`: checking what was written down, and replacing it.
 
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::keystore::KeystoreArgs;
-use super::output;
 use super::secret::SecretArgs;
+use super::{keystore_record, output};
 use crate::kms::{Keystore, RecoveryKey, SlotKind};
 
 /// Arguments of `kmsfs recovery-key`.
@@ -33,8 +34,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Check { keystore } => check(keystore),
         Verb::New { keystore } => {
-            let mut opened = keystore.open()?;
-            replace(&mut opened, |key| output::put_surely(text(key)))?;
+            let mut opened = keystore.open_alone()?;
+            keystore_record::change(&mut opened, ("kmsfs.ReplaceRecoveryKey", &json!({})), |opened| {
+                replace(opened, |key| output::put_surely(text(key))).map(|()| None)
+            })?;
             output::line("The former recovery key is removed. No key was changed, and nothing was re-encrypted.")?;
             output::line(
                 "Copies of the keystore in backups, and in volumes until they are next mounted, still open with it.",
@@ -46,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 fn check(keystore: &KeystoreArgs) -> Result<(), Failure> {
     let secret = SecretArgs { recovery_key: true, ..keystore.secret.clone() };
     let keystore = KeystoreArgs { secret, ..keystore.clone() };
-    let opened = keystore.open()?;
+    let opened = keystore.open_alone()?;
     output::line(format!("This recovery key opens the keystore {}.", opened.dir().display()))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
+use super::keystore_record;
 use super::mounts;
 use super::recording::Recording;
 use super::users::{SystemUsers, owner_of};
@@ -87,11 +88,12 @@ fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError
         return Err(KeystoreError::NotFound(dir.to_path_buf()));
     }
     let bundle = dir.join(BUNDLE_NAME);
-    match LocalKms::open_bundle(&bundle, secret) {
+    match LocalKms::open_newest(&bundle, secret) {
         Err(KeystoreError::Damaged { .. } | KeystoreError::Io { .. }) => {
-            // Opening the keystore writes the bundle anew from its records.
-            drop(Keystore::open(dir)?.unlock(secret)?);
-            LocalKms::open_bundle(&bundle, secret)
+            // Opening the keystore writes the bundle anew from its records. The bundle before the last change must not be
+            // taken instead: that change may have been to disable a key.
+            keystore_record::opening(&Keystore::open(dir)?.unlock(secret)?);
+            LocalKms::open_newest(&bundle, secret)
         }
         opened => opened,
     }

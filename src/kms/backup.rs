@@ -12,6 +12,7 @@ use super::bundle::{self, Bundle, Header};
 use super::bundle_file::{self, BUNDLE_NAME};
 use super::keyset::KeySet;
 use super::keystore::{LOCK_WAIT, Verified};
+use super::service::record_opening;
 use super::slots::UnlockSecret;
 use super::{Keystore, KeystoreError, clock, lock};
 use crate::crypto::Secret;
@@ -123,7 +124,10 @@ pub fn restore_backup(file: &Path, dir: &Path, secret: &UnlockSecret, force: boo
         None
     };
     // Makes the records. Should that fail, the next command that opens it does so.
-    Keystore::open(dir)?.unlock(secret)?;
+    let opened = Keystore::open(dir)?.unlock(secret)?;
+    if let Err(error) = record_opening(&opened) {
+        log::error!("{error}");
+    }
     Ok(Restored { backup, replaced })
 }
 

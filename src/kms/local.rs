@@ -1,5 +1,7 @@
 //! The embedded KMS behind [`Kms`]: an immutable snapshot of keys, swapped as a whole when the bundle changes.
 
+mod copy;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +15,11 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use super::blob::{self, Blob, Origin};
-use super::bundle::{self, Bundle, Header};
+use super::bundle::{Bundle, Header};
 use super::key::{Cmk, Operation};
 use super::keyset::KeySet;
 use super::policy::Policy;
-use super::recorder::{MountAudit, OwnUse, Recorder};
+use super::recorder::{MountAudit, OwnUse, Recorder, Wanted};
 use super::slots::UnlockSecret;
 use super::users::Users;
 use super::warden::Warden;
@@ -26,6 +28,8 @@ use super::{
     KmsError, Requester, UserRequest, audit, bundle_file,
 };
 use crate::crypto::{DataKey, Secret};
+
+pub use copy::CopyState;
 
 /// How often a watcher looks at the bundle.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,21 +58,6 @@ struct Source {
     seen: Mutex<Option<Stamp>>,
 }
 
-/// What a volume's copy of the keystore is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyState {
-    /// As new as the keystore, or what was unlocked itself.
-    Good,
-    /// Of an earlier generation; the next mount renews it.
-    Old,
-    /// Not there.
-    Missing,
-    /// It does not open, or lacks a key; why.
-    Damaged(String),
-    /// Of another keystore.
-    Foreign,
-}
-
 /// The embedded KMS over a snapshot of keys. A request takes no lock but a read lock around one pointer.
 pub struct LocalKms {
     warden: Warden,
@@ -92,9 +81,26 @@ impl LocalKms {
     /// [`KeystoreError::WrongSecret`], [`KeystoreError::Damaged`], [`KeystoreError::UnsupportedVersion`] or
     /// [`KeystoreError::Io`].
     pub fn open_bundle(path: &Path, secret: &UnlockSecret) -> Result<Self, KeystoreError> {
+        Self::open_read(path, secret, |path| Ok(bundle_file::load(path)?.bundle))
+    }
+
+    /// The same, but never the generation before: for who can have the newest written anew from the keystore's records, which
+    /// may hold a change that the former one lacks.
+    ///
+    /// # Errors
+    /// As [`LocalKms::open_bundle`]; [`KeystoreError::Io`] also if the bundle is missing.
+    pub fn open_newest(path: &Path, secret: &UnlockSecret) -> Result<Self, KeystoreError> {
+        Self::open_read(path, secret, bundle_file::read)
+    }
+
+    fn open_read(
+        path: &Path,
+        secret: &UnlockSecret,
+        read: impl FnOnce(&Path) -> Result<Bundle, KeystoreError>,
+    ) -> Result<Self, KeystoreError> {
         // Taken before reading, so that a change in between is noticed later.
         let seen = Stamp::of(path);
-        let bundle = bundle_file::load(path)?.bundle;
+        let bundle = read(path)?;
         let (root, _) = bundle.header.unlock(secret)?;
         let keys = bundle.open(&root).ok_or_else(|| KeystoreError::damaged(path, "its state does not authenticate"))?;
         let Bundle { header, .. } = bundle;
@@ -197,67 +203,6 @@ impl LocalKms {
         self.source.as_ref().map(|source| &*source.path)
     }
 
-    /// Brings a volume's copy of the keystore up to date: the CMKs that it has already, and `key`. Whether it was written:
-    /// not if it is as new, is of another keystore, or is what this KMS reads. On error it is as it was.
-    ///
-    /// # Errors
-    /// [`KeystoreError::Io`].
-    pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
-        let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
-        let header = Header { is_subset: true, ..source.header.lock().clone() };
-        let keys = self.keys();
-        let mut ids = vec![key.clone()];
-        if let Ok(former) = bundle_file::read(copy) {
-            let (known, found) = (header.generation, former.header.generation);
-            let is_foreign = former.header.keystore != header.keystore;
-            let former = former.open(&source.root).unwrap_or_default();
-            if is_foreign || (found >= known && former.resolve(&ids[0].0).is_ok()) {
-                return Ok(false);
-            }
-            if found > known {
-                return Err(KeystoreError::RolledBack { path: copy.to_path_buf(), known: found, found: known });
-            }
-            ids.extend(former.keys().map(|cmk| cmk.id.clone()));
-        }
-        // What was deleted must not live on here.
-        ids.retain(|id| keys.resolve(&id.0).is_ok());
-        bundle_file::replace_copy(copy, &bundle::seal(&header, &keys.subset(&ids)?, &source.root))?;
-        Ok(true)
-    }
-
-    /// What a volume's copy of the keystore is, as far as these keys tell. It should hold the CMKs `ids`.
-    pub fn look_at_copy(&self, copy: &Path, ids: &[KeyId]) -> CopyState {
-        let Some(source) = &self.source else { return CopyState::Good };
-        if source.path == copy {
-            return CopyState::Good;
-        }
-        let found = match bundle_file::read(copy) {
-            Ok(found) => found,
-            Err(error) if bundle_file::is_missing(&error) => return CopyState::Missing,
-            Err(error) => return CopyState::Damaged(error.to_string()),
-        };
-        if found.header.keystore != source.keystore {
-            return CopyState::Foreign;
-        }
-        let Some(keys) = found.open(&source.root) else {
-            return CopyState::Damaged("it does not open with the keystore's root key".to_owned());
-        };
-        if let Some(id) = ids.iter().find(|id| keys.resolve(&id.0).is_err()) {
-            return CopyState::Damaged(format!("it has no key {}", id.0));
-        }
-        if found.header.generation < self.generation() { CopyState::Old } else { CopyState::Good }
-    }
-
-    /// Writes a volume's copy of the keystore, with the CMKs `ids`. On error it is as it was.
-    ///
-    /// # Errors
-    /// [`KeystoreError::Kms`] if one of them does not exist, or [`KeystoreError::Io`].
-    pub fn write_copy(&self, copy: &Path, ids: &[KeyId]) -> Result<(), KeystoreError> {
-        let Some(source) = &self.source else { return Ok(()) };
-        let header = Header { is_subset: true, ..source.header.lock().clone() };
-        bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
-    }
-
     /// Does what the requester may do, and nothing else; records it.
     fn admitted<T>(
         &self,
@@ -275,11 +220,35 @@ impl LocalKms {
         };
         let (admitted, reason) = self.warden.admit(keys, request.caller, action, cmk, context);
         let done = admitted.and_then(|()| act());
-        if let Some(recorder) = self.recorder.get() {
-            let principal = self.warden.principal(request.caller.uid);
-            recorder.user((&request, principal), (action, cmk, context), done.as_ref().map(|_| ()), reason);
-        }
+        self.told(&request, (action, Wanted::Cmk(Arc::clone(cmk)), context), done.as_ref().map(|_| ()), reason);
         done
+    }
+
+    /// The key that a request is about. If there is none, a user's attempt is recorded all the same.
+    fn wanted<'k>(
+        &self,
+        found: Result<&'k Arc<Cmk>, KmsError>,
+        requester: Requester<'_>,
+        (action, number, id, context): (Action, Option<u32>, Option<&KeyId>, &EncryptionContext),
+    ) -> Result<&'k Arc<Cmk>, KmsError> {
+        found.inspect_err(|error| {
+            if let Requester::User(request) = requester {
+                let gone = Wanted::Gone { number, id: id.cloned() };
+                self.told(&request, (action, gone, context), Err(error), "there is no such key".into());
+            }
+        })
+    }
+
+    fn told(
+        &self,
+        request: &UserRequest<'_>,
+        used: (Action, Wanted, &EncryptionContext),
+        outcome: Result<(), &KmsError>,
+        reason: Arc<str>,
+    ) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.user((request, self.warden.principal(request.caller.uid)), used, outcome, reason);
+        }
     }
 
     fn recorded<T>(&self, use_: OwnUse, cmk: &Cmk, done: Result<T, KmsError>) -> Result<T, KmsError> {
@@ -332,7 +301,8 @@ impl Kms for LocalKms {
         context: &EncryptionContext,
     ) -> Result<(DataKey, CiphertextBlob), KmsError> {
         let keys = self.keys();
-        let cmk = keys.resolve(&key.0)?;
+        let named = (Action::GenerateDataKey, None, Some(key), context);
+        let cmk = self.wanted(keys.resolve(&key.0), requester, named)?;
         self.admitted(&keys, requester, (Action::GenerateDataKey, cmk, context), || {
             let data_key = DataKey::random();
             let blob = Self::wrap(cmk, &data_key, context)?;
@@ -342,8 +312,12 @@ impl Kms for LocalKms {
 
     fn decrypt(&self, requester: Requester<'_>, blob: &[u8], context: &EncryptionContext) -> Result<DataKey, KmsError> {
         let keys = self.keys();
-        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext)?;
-        let cmk = keys.of_blob(parsed.origin.number)?;
+        let parsed = Blob::of_data_key(blob).map_err(KmsError::InvalidCiphertext);
+        let number = parsed.as_ref().ok().map(|blob| blob.origin.number);
+        let named = (Action::Decrypt, number, number.and_then(|number| keys.id_of(number)), context);
+        let found = parsed.as_ref().map_err(Clone::clone).and_then(|blob| keys.of_blob(blob.origin.number));
+        let cmk = self.wanted(found, requester, named)?;
+        let parsed = parsed?;
         self.admitted(&keys, requester, (Action::Decrypt, cmk, context), || Self::open(cmk, &parsed, context))
     }
 
@@ -372,8 +346,9 @@ impl Kms for LocalKms {
         context: &EncryptionContext,
     ) -> Result<(), KmsError> {
         let keys = self.keys();
-        let cmk = keys.resolve(&key.0)?;
-        self.admitted(&keys, Requester::User(request), (action, cmk, context), || Ok(()))
+        let requester = Requester::User(request);
+        let cmk = self.wanted(keys.resolve(&key.0), requester, (action, None, Some(key), context))?;
+        self.admitted(&keys, requester, (action, cmk, context), || Ok(()))
     }
 
     fn allows(

@@ -19,7 +19,7 @@ use super::audit::{AuditError, Event, Log, PatternUse, Repeated, Uses};
 use super::clock::now;
 use super::key::Cmk;
 use super::service::{ApiError, Call, Code, Source, key_arn};
-use super::{Action, Caller, EncryptionContext, InvalidCiphertext, KmsError, Principal, UserRequest, VIA_MOUNT};
+use super::{Action, Caller, EncryptionContext, InvalidCiphertext, KeyId, KmsError, Principal, UserRequest, VIA_MOUNT};
 
 /// What the mount calls itself in the log.
 const AGENT: &str = concat!("kmsfs/", env!("CARGO_PKG_VERSION"));
@@ -60,13 +60,38 @@ impl OwnUse {
 /// What is counted together: uses of the CMK with this number, of one kind and one outcome.
 type Kind = (u32, OwnUse, Option<Code>);
 
+/// The key that a user wanted to use.
+#[derive(Clone)]
+pub(super) enum Wanted {
+    /// It is there.
+    Cmk(Arc<Cmk>),
+    /// It is not, or no longer: what is known of it.
+    Gone { number: Option<u32>, id: Option<KeyId> },
+}
+
+impl Wanted {
+    fn number(&self) -> Option<u32> {
+        match self {
+            Self::Cmk(cmk) => Some(cmk.number),
+            Self::Gone { number, .. } => *number,
+        }
+    }
+
+    fn id(&self) -> Option<&KeyId> {
+        match self {
+            Self::Cmk(cmk) => Some(&cmk.id),
+            Self::Gone { id, .. } => id.as_ref(),
+        }
+    }
+}
+
 /// What a user did.
 #[derive(Clone)]
 struct Use {
     principal: Arc<Principal>,
     caller: Caller,
     action: Action,
-    cmk: Arc<Cmk>,
+    key: Wanted,
     context: EncryptionContext,
     refusal: Option<KmsError>,
     reason: Arc<str>,
@@ -131,7 +156,7 @@ impl Recorder {
     pub(super) fn user(
         &self,
         (request, principal): (&UserRequest<'_>, Arc<Principal>),
-        (action, cmk, context): (Action, &Arc<Cmk>, &EncryptionContext),
+        (action, key, context): (Action, Wanted, &EncryptionContext),
         outcome: Result<(), &KmsError>,
         reason: Arc<str>,
     ) {
@@ -139,7 +164,7 @@ impl Recorder {
             principal,
             caller: *request.caller,
             action,
-            cmk: Arc::clone(cmk),
+            key,
             context: context.clone(),
             refusal: outcome.err().cloned(),
             reason,
@@ -237,11 +262,15 @@ impl Shared {
     }
 
     fn event_of(&self, used: &Use) -> Event {
-        let Use { principal, caller, action, cmk, context, path, time, .. } = used;
+        let Use { principal, caller, action, key, context, path, time, .. } = used;
         let mut event = self.event(principal, action.operation(), caller.pid);
         event.event_time = *time;
-        event.request_parameters = Some(parameters(*action, cmk, context));
-        self.in_volume(event.by_uid(caller.uid), path.clone()).with_key(key_arn(REGION, &cmk.id))
+        event.request_parameters = Some(parameters(*action, key.id(), context));
+        let event = self.in_volume(event.by_uid(caller.uid), path.clone());
+        match key.id() {
+            Some(id) => event.with_key(key_arn(REGION, id)),
+            None => event,
+        }
     }
 
     fn own(&self, use_: OwnUse, cmk: &Cmk, outcome: Result<(), &KmsError>) {
@@ -292,7 +321,7 @@ fn tell(recorded: Result<(), AuditError>) {
 }
 
 /// As CloudTrail names them.
-fn parameters(action: Action, cmk: &Cmk, context: &EncryptionContext) -> Value {
+fn parameters(action: Action, key: Option<&KeyId>, context: &EncryptionContext) -> Value {
     let context: Map<String, Value> = context.pairs().map(|(key, value)| (key.to_owned(), value.into())).collect();
     let mut parameters = Map::new();
     parameters.insert("encryptionContext".to_owned(), Value::Object(context));
@@ -301,7 +330,7 @@ fn parameters(action: Action, cmk: &Cmk, context: &EncryptionContext) -> Value {
             parameters.insert("encryptionAlgorithm".to_owned(), "SYMMETRIC_DEFAULT".into());
         }
         Action::GenerateDataKey => {
-            parameters.insert("keyId".to_owned(), cmk.id.0.as_str().into());
+            parameters.insert("keyId".to_owned(), key.map(|id| id.0.as_str()).into());
             parameters.insert("keySpec".to_owned(), "AES_256".into());
         }
     }

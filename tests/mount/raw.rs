@@ -89,6 +89,18 @@ impl Mapping {
             .collect()
     }
 
+    /// The byte there, or EFAULT where reading it would end this process with SIGBUS: the kernel fetches it.
+    pub fn peek(&self, offset: usize) -> rustix::io::Result<u8> {
+        assert!(offset < self.len);
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        // SAFETY: inside the mapping. Only the kernel reads it, which answers EFAULT if the page is not to be had.
+        let byte = unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), 1) };
+        rustix::io::write(writer, byte)?;
+        let mut fetched = [0];
+        rustix::io::read(reader, &mut fetched)?;
+        Ok(fetched[0])
+    }
+
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.len);
         for (i, &byte) in bytes.iter().enumerate() {

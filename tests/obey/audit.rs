@@ -1,8 +1,10 @@
 //! The audit log of a mount: every use of a key by a user has its line.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 
+use kmsfs::kms::api::Client;
 use serde_json::Value;
 
 use crate::scene::{ADA, BOB, DENIED, Scene, allow, arn, events_in, said, soon, user};
@@ -113,4 +115,17 @@ fn a_mount_that_has_only_the_copy_in_the_volume_writes_a_log_of_this_users() {
     let events = events_in(&logs[0]);
     assert!(events.iter().any(|event| event["kmsfs"]["path"] == "/file"));
     assert!(!scene.volume.keystore.exists());
+}
+
+#[test]
+fn a_server_of_another_user_is_not_spoken_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    let socket = folder.path().join("socket");
+    let hers = user(ADA).run(|| UnixListener::bind(&socket).expect("bind"));
+    let refused = Client::connect(&socket).map(drop).expect_err("the folder is root's, the server is not");
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "{refused}");
+    chown(folder.path(), Some(user(ADA).uid), None).expect("chown");
+    Client::connect(&socket).map(drop).expect("the folder is that user's own");
+    drop(hers);
 }

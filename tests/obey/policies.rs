@@ -8,6 +8,7 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 use serde_json::json;
 
+use crate::raw::Mapping;
 use crate::scene::{ADA, BOB, DENIED, KEY, Scene, allow, arn, create, everybody, said, soon, user};
 
 #[test]
@@ -192,22 +193,62 @@ fn a_handle_goes_dark_with_the_leave_of_its_user_and_comes_back_with_it() {
 }
 
 #[test]
+fn mapped_pages_go_dark_with_the_leave_of_their_user() {
+    let scene = Scene::new(&[]);
+    let mount = scene.mount(&[]);
+    fs::write(mount.at("file"), vec![b'x'; 50_000]).expect("write");
+    let hers = user(ADA).run(|| File::open(mount.at("file")).expect("open"));
+    let mapped = Mapping::new(&hers, 50_000, false);
+    for at in [0, 45_000] {
+        assert_eq!(mapped.peek(at).expect("it is hers to read"), b'x');
+    }
+    let deny = json!({ "Effect": "Deny", "Action": "kms:*", "Resource": "*", "Principal": { "AWS": arn(ADA) } });
+    scene.put_policy(&[everybody(), deny]);
+    for at in [0, 45_000] {
+        soon("a page to close", || mapped.peek(at).is_err_and(|error| error == Errno::FAULT));
+    }
+    scene.put_policy(&[everybody()]);
+    soon("a page to open again", || mapped.peek(45_000).is_ok_and(|byte| byte == b'x'));
+    drop((mapped, hers));
+    mount.unmount();
+}
+
+#[test]
 fn a_disabled_key_refuses_everybody_whatever_the_policy_says() {
     let scene = Scene::new(&[]);
     let mount = scene.mount(&[]);
     fs::write(mount.at("file"), b"x").expect("write");
-    let key = scene.key_id();
-    scene.owner("DisableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "disable", KEY]);
     soon("the key to be off", || said(fs::read(mount.at("file"))) == DENIED);
     for name in [ADA, BOB] {
         assert_eq!(user(name).run(|| said(fs::read(mount.at("file")))), DENIED);
         assert_eq!(user(name).run(|| said(create(&mount.at("new")))), DENIED);
     }
-    scene.owner("EnableKey", json!({ "KeyId": key }));
+    scene.typed(&["key", "enable", KEY]);
     for name in [ADA, BOB] {
         soon("the key to be back", || user(name).run(|| fs::read(mount.at("file")).is_ok()));
     }
     assert!(scene.owner("DescribeKey", json!({ "KeyId": KEY }))["KeyMetadata"]["Enabled"].as_bool().expect("a bool"));
     mount.unmount();
     scene.verify_audit();
+}
+
+#[test]
+fn a_damaged_bundle_takes_back_no_change() {
+    let scene = Scene::new(&[]);
+    scene.typed(&["key", "disable", KEY]);
+    let bundle = scene.volume.keystore.join("keystore.bundle");
+    for what in ["damaged", "missing"] {
+        let whole = fs::read(&bundle).expect("read");
+        match what {
+            "damaged" => fs::write(&bundle, b"nonsense").expect("write"),
+            _ => fs::remove_file(&bundle).expect("rm"),
+        }
+        let refused = scene.volume.try_mount(&[]).map(drop).expect_err("the key is disabled");
+        let said = format!("{refused:?}");
+        assert!(said.contains("kmsfs key enable"), "{what}: {said}");
+        assert_eq!(fs::read(&bundle).expect("read").len(), whole.len(), "{what}: it was written anew");
+    }
+    scene.typed(&["key", "enable", KEY]);
+    scene.mount(&[]).unmount();
 }

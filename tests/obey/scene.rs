@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use kmsfs::kms::audit::Options;
 use kmsfs::kms::service::{Call, LOCAL_REGION, Service, Source};
@@ -90,38 +90,41 @@ impl Scene {
         service.call(&call, operation, params).unwrap_or_else(|error| panic!("{operation}: {error:?}"))
     }
 
-    pub fn key_id(&self) -> String {
-        let described = self.owner("DescribeKey", json!({ "KeyId": KEY }));
-        described["KeyMetadata"]["KeyId"].as_str().expect("an id").to_owned()
+    /// `kmsfs ARGUMENTS` by the owner, as anybody would type it. What it printed.
+    pub fn typed(&self, arguments: &[&str]) -> String {
+        let outcome = self.volume.run(arguments);
+        assert!(outcome.status.success(), "{arguments:?}: {}", words(&outcome));
+        String::from_utf8(outcome.stdout).expect("text")
     }
 
-    /// Replaces the policy: the owner may do all, and what else these statements say.
+    /// `kmsfs policy put`: the owner may do all, and what else these statements say.
     pub fn put_policy(&self, statements: &[Value]) {
         let root = json!({
             "Sid": "owner", "Effect": "Allow", "Action": "kms:*", "Resource": "*",
             "Principal": { "AWS": "arn:aws:iam::000000000000:root" },
         });
         let all: Vec<&Value> = std::iter::once(&root).chain(statements).collect();
-        let policy = json!({ "Version": "2012-10-17", "Statement": all });
-        let params = json!({ "KeyId": self.key_id(), "PolicyName": "default", "Policy": policy.to_string() });
-        self.owner("PutKeyPolicy", params);
+        let file = self.volume.base().join("policy.json");
+        fs::write(&file, json!({ "Version": "2012-10-17", "Statement": all }).to_string()).expect("write");
+        self.typed(&["policy", "put", KEY, file.to_str().expect("text")]);
     }
 
-    /// Grants Decrypt to a user where the context has `pair`, for a while. The grant's id.
+    /// `kmsfs grant create`: Decrypt for a user where the context has `pair`, for a while. The grant's id.
     pub fn grant(&self, grantee: &str, pair: (&str, &str), ends: Option<Duration>) -> String {
-        let mut params = json!({
-            "KeyId": self.key_id(), "GranteePrincipal": arn(grantee), "Operations": ["Decrypt"],
-            "Constraints": { "EncryptionContextSubset": { pair.0: pair.1 } },
-        });
-        if let Some(ends) = ends {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-            params["Expires"] = json!((now + ends).as_secs());
+        let pair = format!("{}={}", pair.0, pair.1);
+        let create = ["grant", "create", KEY, "--operations", "Decrypt", "--json"];
+        let mut arguments = [&create[..], &["--grantee", grantee, "--context-subset", &pair]].concat();
+        let ends = ends.map(|ends| jiff::Timestamp::try_from(SystemTime::now() + ends).expect("a time").to_string());
+        if let Some(ends) = &ends {
+            arguments.extend(["--expires", ends]);
         }
-        self.owner("CreateGrant", params)["GrantId"].as_str().expect("an id").to_owned()
+        let answer: Value = serde_json::from_str(&self.typed(&arguments)).expect("JSON");
+        answer["GrantId"].as_str().expect("an id").to_owned()
     }
 
+    /// `kmsfs grant revoke`.
     pub fn revoke(&self, grant: &str) {
-        self.owner("RevokeGrant", json!({ "KeyId": self.key_id(), "GrantId": grant }));
+        self.typed(&["grant", "revoke", KEY, grant]);
     }
 
     /// The lines of the audit log, those that wait included.

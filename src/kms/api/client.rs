@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::kms::service::{ApiError, Code};
 /// For a server that is stopped in a debugger, or is none.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+const ROOT: u32 = 0;
 
 /// Why a call over the socket failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,8 @@ impl Client {
     /// Speaks to the server that holds the keystore in `dir` open.
     ///
     /// # Errors
-    /// If there is none: the socket is missing or nobody listens.
+    /// If there is none: the socket is missing or nobody listens; or whoever listens is neither root nor the owner of the
+    /// folder that the socket is in.
     pub fn of_keystore(dir: &Path) -> io::Result<Self> {
         Self::connect(&dir.join(OWNER_SOCKET))
     }
@@ -59,7 +62,8 @@ impl Client {
     /// Speaks to the server with this socket.
     ///
     /// # Errors
-    /// If there is none: the socket is missing or nobody listens.
+    /// If there is none: the socket is missing or nobody listens; or whoever listens is neither root nor the owner of the
+    /// folder that the socket is in.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stream = Some(runtime.block_on(open(socket))?);
@@ -100,7 +104,21 @@ async fn open(socket: &Path) -> io::Result<UnixStream> {
     let folder = std::fs::File::open(folder)?;
     // The name of a socket has 107 bytes at most, the path to it may have more.
     let short = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    UnixStream::connect(Path::new(&short).join(socket.file_name().unwrap_or_default())).await
+    let owner = folder.metadata()?.uid();
+    let stream = UnixStream::connect(Path::new(&short).join(socket.file_name().unwrap_or_default())).await?;
+    check_server(stream.peer_cred()?.uid(), owner)?;
+    Ok(stream)
+}
+
+/// Refuses a server of a user who is neither root nor the owner of the folder that the socket is in: in a folder where everybody
+/// may make files, anybody may listen, and would be told what is to be encrypted.
+fn check_server(server: u32, owner: u32) -> io::Result<()> {
+    if [ROOT, owner].contains(&server) {
+        return Ok(());
+    }
+    let reason =
+        format!("the server there is of user {server}, who is neither root nor the owner of the socket's folder");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// One request and its answer: whether it is a good one, and its body.
@@ -122,4 +140,29 @@ async fn exchange(stream: UnixStream, operation: &str, parameters: &Value) -> Re
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
     driver.abort();
     Ok((is_good, body.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_of_root_or_of_the_folders_owner_is_spoken_to_and_no_other() {
+        assert!(check_server(ROOT, 1000).is_ok() && check_server(1000, 1000).is_ok());
+        assert!(check_server(1001, 1000).is_err() && check_server(1001, ROOT).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mine = std::fs::metadata(folder.path()).unwrap().uid();
+        assert!(Client::connect(&socket).is_ok());
+        // Only root can give a folder away, and root is spoken to anywhere.
+        if mine == ROOT {
+            chown(folder.path(), Some(1234), None).unwrap();
+            assert!(Client::connect(&socket).is_ok());
+        }
+        drop(listener);
+    }
 }

@@ -21,7 +21,8 @@ use super::pace::{Paces, is_quick};
 use super::refusal::Refusal;
 use super::sigv4::single;
 use super::{TARGET_PREFIX, json as strict_json, local, sts};
-use crate::kms::service::{ApiError, Call, Code, Service, wipe};
+use crate::kms::audit::Event;
+use crate::kms::service::{ApiError, Call, Code, Service, is_known, wipe};
 use crate::kms::{AccessKey, clock};
 
 const SERVICE: &str = "kms";
@@ -88,7 +89,15 @@ pub(super) async fn respond(api: Arc<Api>, origin: Origin, request: Request<Inco
         origin.is_known.fetch_or(identity.is_ok(), Ordering::Relaxed);
         match identity {
             Err(refusal) => refuse(is_form, refusal, request_id),
-            Ok(identity) if is_form => xml(sts::answer(&body, &identity.principal, request_id), request_id),
+            Ok(identity) if is_form => {
+                let answer = sts::answer(&body, &identity.principal, request_id);
+                if answer.0 == StatusCode::OK {
+                    let agent = agent_of(&parts);
+                    let call = call_of(&identity, origin.peer, (&agent, request_id));
+                    api.note(Event::of(&call, sts::OPERATION, clock::now()).of_source(sts::EVENT_SOURCE));
+                }
+                xml(answer, request_id)
+            }
             Ok(identity) => match operate(&api, &origin, (&parts, &body), &identity, request_id) {
                 Ok(mut value) => {
                     let answer = json_answer(StatusCode::OK, &value, request_id);
@@ -130,6 +139,47 @@ impl Api {
             self.service.keys().access_key(id).map(|key| AccessKey::clone(key))
         })
     }
+
+    /// Records what the service itself does not hear of.
+    fn note(&self, event: Event) {
+        if let Err(error) = self.service.log().record(event) {
+            log::error!("a request is not in the audit log: {error}");
+        }
+    }
+}
+
+/// The request as policies and the audit log see it.
+fn call_of<'a>(identity: &'a Identity, peer: Peer, (user_agent, request_id): (&'a str, Uuid)) -> Call<'a> {
+    Call {
+        principal: &identity.principal,
+        access_key: identity.signed.as_ref().map(|signed| signed.access_key.as_str()),
+        region: &identity.region,
+        source: peer.source(),
+        via_service: None,
+        user_agent,
+        request_id,
+    }
+}
+
+fn agent_of(parts: &Parts) -> String {
+    single(&parts.headers, &USER_AGENT).unwrap_or_default().chars().take(MAX_USER_AGENT).collect()
+}
+
+/// The parameters of a request, if it is well formed and no replay.
+fn parameters_of(
+    api: &Api,
+    connection: u64,
+    identity: &Identity,
+    (operation, body): (&str, &[u8]),
+) -> Result<Value, ApiError> {
+    let parameters = strict_json::parameters(body)?;
+    if Service::is_change(operation)
+        && let Some(signed) = &identity.signed
+    {
+        let noted = api.gate.replays.check(&identity.principal, signed, connection, clock::now());
+        noted.map_err(Refusal::into_kms)?;
+    }
+    Ok(parameters)
 }
 
 fn operate(
@@ -140,27 +190,21 @@ fn operate(
     request_id: Uuid,
 ) -> Result<Value, ApiError> {
     let operation = operation(&parts.headers).ok_or_else(|| ApiError::new(Code::UnknownOperation, ""))?;
-    let parameters = strict_json::parameters(body)?;
-    if Service::is_change(operation)
-        && let Some(signed) = &identity.signed
-    {
-        let noted = api.gate.replays.check(&identity.principal, signed, origin.connection, clock::now());
-        noted.map_err(Refusal::into_kms)?;
-    }
+    let user_agent = agent_of(parts);
+    let call = call_of(identity, origin.peer, (&user_agent, request_id));
+    let parameters = parameters_of(api, origin.connection, identity, (operation, body)).inspect_err(|error| {
+        if local::has(operation) || is_known(operation) {
+            api.note(Event::of(&call, operation, clock::now()).with_error(error));
+        }
+    })?;
     if let Some(answer) = local::answer(api, origin.peer, identity, (operation, &parameters)) {
+        let event = Event::of(&call, operation, clock::now()).with_parameters(&parameters);
+        api.note(match &answer {
+            Ok(answer) => event.issuing(answer),
+            Err(error) => event.with_error(error),
+        });
         return answer;
     }
-    let user_agent = single(&parts.headers, &USER_AGENT).unwrap_or_default();
-    let user_agent: String = user_agent.chars().take(MAX_USER_AGENT).collect();
-    let call = Call {
-        principal: &identity.principal,
-        access_key: identity.signed.as_ref().map(|signed| signed.access_key.as_str()),
-        region: &identity.region,
-        source: origin.peer.source(),
-        via_service: None,
-        user_agent: &user_agent,
-        request_id,
-    };
     api.service.call(&call, operation, parameters)
 }
 

@@ -9,6 +9,11 @@ use super::{ENDPOINT, SESSION_CREDENTIALS};
 use crate::kms::clock;
 use crate::kms::service::{ApiError, Code};
 
+/// Whether the server itself answers this operation.
+pub(super) fn has(operation: &str) -> bool {
+    [SESSION_CREDENTIALS, ENDPOINT].contains(&operation)
+}
+
 /// The answer to one of the server's own operations; `None` if it is another one.
 pub(super) fn answer(
     api: &Api,
@@ -16,7 +21,7 @@ pub(super) fn answer(
     identity: &Identity,
     (operation, parameters): (&str, &Value),
 ) -> Option<Result<Value, ApiError>> {
-    if ![SESSION_CREDENTIALS, ENDPOINT].contains(&operation) {
+    if !has(operation) {
         return None;
     }
     let refuse = |text: &str| Some(Err(ApiError::new(Code::AccessDenied, text)));

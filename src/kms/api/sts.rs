@@ -7,6 +7,10 @@ use crate::kms::{ACCOUNT, Principal};
 
 /// The service of the signature's scope.
 pub(super) const SERVICE: &str = "sts";
+/// The one operation.
+pub(super) const OPERATION: &str = "GetCallerIdentity";
+/// What CloudTrail says that it is of.
+pub(super) const EVENT_SOURCE: &str = "sts.amazonaws.com";
 const VERSION: &str = "2011-06-15";
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
@@ -22,7 +26,7 @@ fn member<'a>(body: &'a str, name: &str) -> Option<&'a str> {
 pub(super) fn answer(body: &[u8], principal: &Principal, request_id: Uuid) -> Answer {
     let body = String::from_utf8_lossy(body);
     match (member(&body, "Action"), member(&body, "Version")) {
-        (Some("GetCallerIdentity"), Some(VERSION)) => identity(principal, request_id),
+        (Some(OPERATION), Some(VERSION)) => identity(principal, request_id),
         (Some(action), version) => {
             let (action, version) = (word(action), word(version.unwrap_or("NO_VERSION_SPECIFIED")));
             error(400, "InvalidAction", &format!("Could not find operation {action} for version {version}"), request_id)

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Client, Listen, Server, Stop};
 use crate::crypto::derive;
-use crate::kms::audit::Options;
+use crate::kms::audit::{Event, Options, Reader};
 use crate::kms::clock::now;
 use crate::kms::recovery::RecoveryKey;
 use crate::kms::service::Service;
@@ -414,6 +414,8 @@ fn the_identity_of_the_caller_is_told_in_xml() {
     assert!(status == 403 && xml.contains("<Code>MissingAuthenticationToken</Code>"), "{xml}");
     let (status, xml) = talk(UnixStream::connect(&running.socket).unwrap(), request.as_bytes());
     assert!(status == 200 && xml.contains("<Arn>arn:aws:iam::000000000000:root</Arn>"), "{xml}");
+    let line = serde_json::to_value(&lines_of(&running, "GetCallerIdentity", 1)[0]).unwrap();
+    assert_eq!((&line["eventSource"], &line["readOnly"]), (&json!("sts.amazonaws.com"), &json!(true)));
 }
 
 #[test]
@@ -598,4 +600,58 @@ proptest! {
 
 fn read_to_close(stream: &mut TcpStream) -> std::io::Result<usize> {
     stream.read_to_end(&mut Vec::new())
+}
+
+/// The lines of the log of an operation, once there are `count`.
+fn lines_of(running: &Running, operation: &str, count: usize) -> Vec<Event> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut found = Vec::new();
+        Reader::new(&running.dir.path().join("keystore/audit"))
+            .read(|_, event| {
+                found.extend((event.event_name == operation).then_some(event));
+                true
+            })
+            .unwrap();
+        if found.len() >= count {
+            assert_eq!(found.len(), count, "{operation}");
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{operation}: {} of {count} lines", found.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_the_service_does_not_hear_of_is_in_the_log_too() {
+    let running = Running::start();
+    let change = Signed::new(&running, "CreateKey", &json!({})).bytes();
+    assert_eq!(running.raw(change.as_bytes()).0, 200);
+    assert_eq!(name_of(running.raw(change.as_bytes())), "ThrottlingException");
+    let replayed = lines_of(&running, "CreateKey", 2).pop().unwrap();
+    assert_eq!(replayed.error_code.as_deref(), Some("ThrottlingException"));
+    assert!(replayed.user_identity.access_key_id.is_some() && replayed.source_ip_address.is_some());
+
+    let broken = Signed { body: "{".into(), ..Signed::new(&running, "Encrypt", &json!({})) };
+    assert_eq!(name_of(running.raw(broken.bytes().as_bytes())), "SerializationException");
+    assert_eq!(lines_of(&running, "Encrypt", 1)[0].error_code.as_deref(), Some("SerializationException"));
+    let unheard = Signed { body: "{".into(), ..Signed::new(&running, "Unheard", &json!({})) };
+    assert_eq!(name_of(running.raw(unheard.bytes().as_bytes())), "SerializationException");
+    lines_of(&running, "Unheard", 0);
+
+    let made = running.local(super::SESSION_CREDENTIALS, json!({ "DurationSeconds": 1000 }));
+    assert!(
+        Client::connect(&running.socket)
+            .unwrap()
+            .call(super::SESSION_CREDENTIALS, &json!({ "DurationSeconds": 1 }))
+            .is_err()
+    );
+    let issued = lines_of(&running, super::SESSION_CREDENTIALS, 2);
+    assert_eq!(issued[0].response_elements.as_ref().unwrap()["accessKeyId"], made["AccessKeyId"]);
+    assert_eq!(issued[0].request_parameters, Some(json!({ "durationSeconds": 1000 })));
+    assert!(issued[0].read_only && issued[1].is_denied());
+    let log = std::fs::read_to_string(running.dir.path().join("keystore/audit/events-00000001.jsonl")).unwrap();
+    for secret in ["SecretAccessKey", "SessionToken"] {
+        assert!(!log.contains(made[secret].as_str().unwrap()), "{secret}");
+    }
 }

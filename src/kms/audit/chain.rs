@@ -23,6 +23,8 @@ const TAIL: usize = BEFORE.len() + MAC_DIGITS + AFTER.len();
 
 const FILE_PREFIX: &str = "events-";
 const FILE_SUFFIX: &str = ".jsonl";
+/// No log has so many files. What has a higher number is none of them: counting on from there must not overflow.
+pub(super) const MOST_FILES: u64 = 999_999_999_999;
 
 /// The keys of an audit log.
 #[derive(Debug)]
@@ -49,10 +51,7 @@ impl Keys {
         debug_assert!(out.ends_with(b"}}"), "the member kmsfs is the last of an event");
         out.truncate(out.len() - 2);
         let mac = derive::hmac(&self.line, &[previous, &out[start..]]);
-        out.extend_from_slice(BEFORE);
-        out.extend_from_slice(HEXLOWER.encode(&mac).as_bytes());
-        out.extend_from_slice(AFTER);
-        out.push(b'\n');
+        end_line(&mac, out);
         Ok(mac)
     }
 
@@ -103,6 +102,14 @@ pub(super) enum Rest {
     Broken,
 }
 
+/// Appends the end of the line with this MAC.
+pub(super) fn end_line(mac: &Mac, out: &mut Vec<u8>) {
+    out.extend_from_slice(BEFORE);
+    out.extend_from_slice(HEXLOWER.encode(mac).as_bytes());
+    out.extend_from_slice(AFTER);
+    out.push(b'\n');
+}
+
 /// Follows the chain through `bytes`, which begin at `at`, and moves `at` behind the last line that fits. `seen` is shown each
 /// such line.
 pub(super) fn follow(keys: &Keys, at: &mut Position, bytes: &[u8], mut seen: impl FnMut(&Position, &[u8])) -> Rest {
@@ -135,7 +142,7 @@ pub(super) fn file_numbers(dir: &Path) -> std::io::Result<Vec<u64>> {
         let name = entry?.file_name();
         let digits = name.to_str().and_then(|name| name.strip_prefix(FILE_PREFIX)?.strip_suffix(FILE_SUFFIX));
         // Only names that file_path makes.
-        let number = digits.and_then(|digits| digits.parse().ok()).filter(|n| *n > 0);
+        let number = digits.and_then(|digits| digits.parse().ok()).filter(|n| (1..=MOST_FILES).contains(n));
         numbers.extend(number.filter(|n| file_path(dir, *n).file_name() == Some(&name)));
     }
     numbers.sort_unstable();

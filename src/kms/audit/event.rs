@@ -296,6 +296,20 @@ impl Event {
         self
     }
 
+    /// With the credentials that were issued: which, and until when. Never their secret.
+    #[must_use]
+    pub fn issuing(mut self, answer: &Value) -> Self {
+        self.response_elements = parameters::issued(answer);
+        self
+    }
+
+    /// Of an operation that is not of KMS but of the service that CloudTrail calls so.
+    #[must_use]
+    pub fn of_source(mut self, name: &'static str) -> Self {
+        self.event_source = name.into();
+        self
+    }
+
     /// With a key that it was about, by its ARN.
     #[must_use]
     pub fn with_key(mut self, arn: impl Into<String>) -> Self {
@@ -381,6 +395,7 @@ fn name_of(operation: &str) -> Text {
 
 /// Whether an operation leaves the keystore as it is.
 pub fn is_read_only(operation: &str) -> bool {
+    let operation = operation.strip_prefix("kmsfs.").unwrap_or(operation);
     let looks = ["Describe", "Get", "List"].iter().any(|prefix| operation.starts_with(prefix));
     looks || DATA_PLANE.contains(&operation)
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 /// Members that are known to hold nothing secret. Never plaintext, ciphertext, key bytes or grant tokens.
 const HARMLESS: &[&str] = &[
+    "AccessKey",
     "AccessKeyId",
     "AliasName",
     "BypassPolicyLockoutSafetyCheck",
@@ -19,6 +20,7 @@ const HARMLESS: &[&str] = &[
     "DestinationKeyId",
     "DryRun",
     "DryRunModifiers",
+    "DurationSeconds",
     "EncryptionAlgorithm",
     "EncryptionContext",
     "Expires",
@@ -51,8 +53,13 @@ const HARMLESS: &[&str] = &[
     "User",
     "UserId",
     "UserName",
+    "ValidDays",
     "Version",
 ];
+
+/// Objects that have secret members too, and which of theirs are known to be none.
+const IN_PART: &[(&str, &[&str])] =
+    &[("AccessKey", &["AccessKeyId", "CreateDate", "ExpirationDate", "Principal", "Status", "UserName"])];
 
 /// Maps whose names are the user's, and stay as they are.
 const CONTEXTS: &[&str] = &[
@@ -81,14 +88,31 @@ pub(super) fn bounded(text: &str) -> String {
 pub(super) fn logged(members: &Value) -> Option<Value> {
     let Value::Object(members) = members else { return None };
     let harmless = members.iter().filter(|(name, _)| HARMLESS.contains(&name.as_str()));
-    let logged: Map<String, Value> =
-        harmless.map(|(name, value)| (lower(name), renamed(value, CONTEXTS.contains(&name.as_str())))).collect();
+    let logged: Map<String, Value> = harmless
+        .map(|(name, value)| match IN_PART.iter().find(|(whole, _)| whole == name) {
+            Some((_, parts)) => (lower(name), part_of(value, parts)),
+            None => (lower(name), renamed(value, CONTEXTS.contains(&name.as_str()))),
+        })
+        .collect();
     if logged.is_empty() {
         return None;
     }
     let size = rough_size(&Value::Object(logged.clone()));
     // CloudTrail's own words for parameters that are too large.
     Some(if size > MAX_ALL { json!({ "omitted": true, "originalSize": size }) } else { Value::Object(logged) })
+}
+
+/// What may be told of credentials that were issued.
+pub(super) fn issued(answer: &Value) -> Option<Value> {
+    let told = part_of(answer, &["AccessKeyId", "Expiration"]);
+    told.as_object().is_some_and(|told| !told.is_empty()).then_some(told)
+}
+
+/// These members of an object; nothing of what is no object.
+fn part_of(value: &Value, members: &[&str]) -> Value {
+    let all = value.as_object().into_iter().flatten();
+    let harmless = all.filter(|(name, _)| members.contains(&name.as_str()));
+    Value::Object(harmless.map(|(name, value)| (lower(name), renamed(value, false))).collect())
 }
 
 fn renamed(value: &Value, is_context: bool) -> Value {
@@ -146,6 +170,17 @@ mod tests {
         });
         assert_eq!(logged(&request), Some(expected));
         assert_eq!(logged(&json!({"GrantToken": "x", "Plaintext": "y"})), None);
+    }
+
+    #[test]
+    fn of_an_access_key_all_is_told_but_its_secret() {
+        let answer = json!({"AccessKey": {
+            "AccessKeyId": "AKIAX", "SecretAccessKey": "hidden", "Principal": "arn", "Unheard": "hidden", "CreateDate": 1,
+        }});
+        let expected = json!({"accessKey": {"accessKeyId": "AKIAX", "principal": "arn", "createDate": 1}});
+        assert_eq!(logged(&answer), Some(expected));
+        assert_eq!(logged(&json!({"AccessKey": "hidden"})), Some(json!({"accessKey": {}})));
+        assert_eq!(logged(&json!({"ValidDays": 3})), Some(json!({"validDays": 3})));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use uuid::Builder;
 
-use super::chain::{Keys, Position, Rest, claimed_start, file_numbers, file_path, follow};
+use super::chain::{Keys, MOST_FILES, Position, Rest, claimed_start, end_line, file_numbers, file_path, follow};
 use super::entry::{Entry, Moment};
 use super::last_use::LastUses;
 use super::{AuditError, Event, FileStart, Options, Problem, Torn, files, sealed};
@@ -129,7 +130,7 @@ impl Store {
         let mut own = Vec::new();
         let begins = at.length == 0;
         if begins {
-            at.oldest = at.oldest.max((at.file + 1).saturating_sub(self.options.kept_files.max(1)));
+            at.oldest = self.oldest_kept(&at);
             let previous = HEXLOWER.encode(&at.mac);
             let mut first = Event::of_service("StartAuditFile", crate::kms::clock::now());
             first.kmsfs.file = Some(FileStart { number: at.file, previous, oldest: at.oldest, damage });
@@ -265,6 +266,13 @@ impl Store {
         Ok(())
     }
 
+    /// The oldest file that is kept when `at` begins one. Files are counted, because their numbers may have a gap.
+    fn oldest_kept(&self, at: &Position) -> u64 {
+        let before = file_numbers(&self.dir).unwrap_or_default().into_iter().rev().filter(|number| *number < at.file);
+        let kept = usize::try_from(self.options.kept_files.max(1)).unwrap_or(usize::MAX);
+        std::iter::once(at.file).chain(before).nth(kept - 1).map_or(at.oldest, |oldest| oldest.max(at.oldest))
+    }
+
     fn prune(&self, oldest: u64) {
         let old = file_numbers(&self.dir).unwrap_or_default().into_iter().take_while(|number| *number < oldest);
         for number in old {
@@ -291,7 +299,16 @@ impl Store {
         };
         let mine = self.at.take();
         let known = match (mine, anchor) {
-            (Some(mine), Ok(Some(anchor))) if anchor.sequence > mine.sequence => anchor,
+            (Some(mine), Ok(Some(anchor))) if anchor.sequence > mine.sequence => {
+                let stands = self.stands(&mine).map_err(read)?;
+                let resume = self.walk(anchor, &numbers)?;
+                if stands || resume.damage.is_some() {
+                    return Ok(resume);
+                }
+                // Log and anchor went back together, and others wrote on since.
+                let why = format!("line {}, which this process wrote, is not where it was", mine.sequence);
+                return Ok(Resume { torn: resume.torn, ..Self::give_up(resume.at, &numbers, why) });
+            }
             (Some(mine), _) => mine,
             (None, Ok(Some(anchor))) => anchor,
             (None, Ok(None)) => {
@@ -304,6 +321,22 @@ impl Store {
         self.walk(known, &numbers)
     }
 
+    /// Whether the line that ends at a position of this writer's is there still, or its file was outgrown.
+    fn stands(&self, mine: &Position) -> std::io::Result<bool> {
+        let path = file_path(&self.dir, mine.file);
+        let file = match files::open(&self.dir, &path, OpenOptions::new().read(true)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            file => file?,
+        };
+        let mut end = Vec::new();
+        end_line(&mine.mac, &mut end);
+        let mut found = vec![0; end.len()];
+        match file.read_exact_at(&mut found, mine.length.saturating_sub(end.len() as u64)) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| found == end),
+        }
+    }
+
     fn is_last(&self, at: &Position) -> bool {
         let is_as_long =
             fs::symlink_metadata(file_path(&self.dir, at.file)).is_ok_and(|found| found.len() == at.length);
@@ -313,7 +346,8 @@ impl Store {
     /// Follows the chain from a position that is vouched for to the end of the log.
     fn walk(&self, mut at: Position, numbers: &[u64]) -> Result<Resume, AuditError> {
         loop {
-            let is_newest = numbers.iter().all(|number| *number <= at.file);
+            let next = numbers.iter().copied().find(|number| *number > at.file);
+            let is_newest = next.is_none();
             if at.file > 0 {
                 let path = file_path(&self.dir, at.file);
                 let length = match fs::symlink_metadata(&path) {
@@ -337,10 +371,16 @@ impl Store {
                     }
                 }
             }
-            if is_newest {
-                return Ok(Resume::at(at));
+            match next {
+                None => return Ok(Resume::at(at)),
+                Some(next) if next == at.file + 1 => at.file = next,
+                // Not one by one: who puts a file there could have the search take years.
+                Some(next) => {
+                    let (missing, next) = (file_path(&self.dir, at.file + 1), file_path(&self.dir, next));
+                    let why = format!("{} is missing before {}", name(&missing), name(&next));
+                    return Ok(Self::give_up(at, numbers, why));
+                }
             }
-            at.file += 1;
             at.length = 0;
         }
     }
@@ -360,22 +400,30 @@ impl Store {
     /// Goes on in a new file, whose first line says why.
     fn give_up(mut at: Position, numbers: &[u64], why: String) -> Resume {
         log::error!("the audit log was tampered with or damaged: {why}. Next: kmsfs audit verify");
-        at.file = numbers.last().copied().unwrap_or(0).max(at.file) + 1;
+        let behind_all = numbers.last().copied().unwrap_or(0).max(at.file) + 1;
+        // Else the first number behind `at` that no file has.
+        let free = || (at.file + 1..).find(|number| numbers.binary_search(number).is_err()).unwrap_or(behind_all);
+        at.file = if behind_all <= MOST_FILES { behind_all } else { free() };
         at.length = 0;
         Resume { damage: Some(why), ..Resume::at(at) }
     }
 
+    /// Goes on behind the newest file whose first line is one of this log.
     fn resume_unanchored(&self, numbers: &[u64], why: &str) -> Result<Resume, AuditError> {
-        let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
-        let path = file_path(&self.dir, last);
-        let bytes = rest_of(&self.dir, &path, 0).map_err(AuditError::io("read", &path))?;
-        let mut at = Position { oldest: first, file: last, ..Position::START };
-        if let Some((previous, sequence)) = bytes.split(|byte| *byte == b'\n').next().and_then(claimed_start) {
-            at.mac = previous;
-            at.sequence = sequence.saturating_sub(1);
+        let start = Position { oldest: numbers[0], ..Position::START };
+        for number in numbers.iter().rev() {
+            let path = file_path(&self.dir, *number);
+            let bytes = rest_of(&self.dir, &path, 0).map_err(AuditError::io("read", &path))?;
+            let claimed = bytes.split(|byte| *byte == b'\n').next().and_then(claimed_start);
+            let Some((mac, sequence)) = claimed else { continue };
+            let mut at = Position { file: *number, mac, sequence: sequence.saturating_sub(1), ..start.clone() };
+            follow(&self.keys, &mut at, &bytes, |_, _| ());
+            // What a line says of itself counts only if it followed.
+            if at.length > 0 {
+                return Ok(Self::give_up(at, numbers, why.to_owned()));
+            }
         }
-        follow(&self.keys, &mut at, &bytes, |_, _| ());
-        Ok(Self::give_up(at, numbers, why.to_owned()))
+        Ok(Self::give_up(start, numbers, why.to_owned()))
     }
 }
 

@@ -17,7 +17,7 @@ struct Known {
 }
 
 /// What makes lines alike: uid, action, number of the CMK, context.
-type Kind = (u32, Action, u32, EncryptionContext);
+type Kind = (u32, Action, Option<u32>, EncryptionContext);
 
 /// Patterns by what is asked for.
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub(super) struct Patterns(HashMap<Kind, Known>);
 impl Patterns {
     /// The pattern of an allowed use; `event` makes its event, if none is known.
     pub(super) fn of(&mut self, used: &Use, event: impl FnOnce() -> Event) -> serde_json::Result<Arc<Pattern>> {
-        let kind = (used.caller.uid, used.action, used.cmk.number, used.context.clone());
+        let kind = (used.caller.uid, used.action, used.key.number(), used.context.clone());
         if let Some(known) = self.0.get(&kind)
             && (&known.principal, &known.reason) == (&used.principal, &used.reason)
         {

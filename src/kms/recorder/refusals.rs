@@ -20,7 +20,7 @@ const MOST: usize = 1024;
 struct Kind {
     uid: u32,
     action: super::Action,
-    number: u32,
+    number: Option<u32>,
     context: EncryptionContext,
     path: Option<String>,
 }
@@ -46,7 +46,7 @@ impl Refusals {
         let kind = Kind {
             uid: used.caller.uid,
             action: used.action,
-            number: used.cmk.number,
+            number: used.key.number(),
             context: used.context.clone(),
             path: used.path.clone(),
         };

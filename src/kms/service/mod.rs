@@ -45,9 +45,11 @@ pub use error::{ApiError, Code};
 pub use names::{LOCAL_REGION, key_arn};
 
 use super::audit::{AuditError, Event, FOLDER, Log, Options};
+use super::authorize::authorize;
 use super::clock::now;
 use super::control::NewKey;
 use super::grant::TokenKey;
+use super::policy::{ConditionKeys, Key, Policy, Request};
 use super::{KeyId, KeyManager, KeySet, Keystore, KeystoreError, Operation};
 use asked::{Asked, Trace};
 use catalog::{Entry, Run};
@@ -158,6 +160,7 @@ impl Service {
         let mut trace = Trace::default();
         let answer = self.answer(call, entry, (params, time), &mut trace);
         let mut event = Event::of(call, entry.name, time).with_parameters(params);
+        event.read_only = matches!(entry.run, Run::Read(_));
         for arn in trace.keys {
             event = event.with_key(arn);
         }
@@ -188,7 +191,7 @@ impl Service {
     ) -> Result<Value, ApiError> {
         let params = Params::of(params)?;
         self.catch_up(now);
-        if names_service_key(entry, &params) {
+        if names_service_key(entry, &params) && may_make_service_key(call, entry, now) {
             self.make_service_key()?;
         }
         let trace_so_far = std::mem::take(trace);
@@ -207,11 +210,15 @@ impl Service {
     }
 
     /// Does what is due: rotations, and deletions whose date has passed. One request does, and the others go on. What
-    /// cannot be done now, on a full disk, is tried again after a while.
+    /// cannot be done now, on a full disk, is tried again after a while. Nor is it done while it could not be recorded: a key is out
+    /// of use from its date on, and the older version of a key still wraps.
     fn catch_up(&self, now: u64) {
         let (due, later) = (self.due.load(Ordering::Acquire), now.saturating_add(RETRY));
         if due > now || self.due.compare_exchange(due, later, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
+        }
+        if let Err(error) = self.log.admit() {
+            return log::warn!("{error}; rotations and deletions that are due wait for that");
         }
         let (deleted, rotated) = self.with_keystore(|keystore| {
             let before = (keystore.deleted().len(), keystore.rotated().len());
@@ -235,6 +242,7 @@ impl Service {
             if keystore.keys().alias(SERVICE_ALIAS).is_some() {
                 return Ok(None);
             }
+            self.log.admit().map_err(|error| unrecorded(&error))?;
             let description = "Protects what kmsfs itself keeps when no other key is named";
             let new = NewKey {
                 manager: KeyManager::Service,
@@ -247,6 +255,26 @@ impl Service {
         record_own(&self.log, "CreateKey", made.as_slice());
         Ok(())
     }
+}
+
+/// Records what a keystore did by itself when it was opened, for who makes no [`Service`] of it: rotations, and deletions
+/// whose date has passed. There is no log, and no thread of one, afterwards.
+///
+/// # Errors
+/// [`AuditError`] if it is not on the disk.
+pub fn record_opening(keystore: &Keystore) -> Result<(), AuditError> {
+    if keystore.deleted().is_empty() && keystore.rotated().is_empty() {
+        return Ok(());
+    }
+    let log = Log::open(&keystore.dir().join(FOLDER), keystore.audit_keys(), Options::default())?;
+    record_own(&log, "DeleteKey", keystore.deleted());
+    record_own(&log, "RotateKey", keystore.rotated());
+    log.flush()
+}
+
+/// Whether AWS KMS or kmsfs has an operation of this name: requests for others have no line in the audit log.
+pub fn is_known(operation: &str) -> bool {
+    catalog::find(operation).is_some() || catalog::UNSUPPORTED.contains(&operation)
 }
 
 /// Wipes the texts of a request or an answer: a plaintext or a key may be among them.
@@ -277,6 +305,14 @@ fn unrecorded(error: &AuditError) -> ApiError {
 fn names_service_key(entry: &Entry, params: &Params<'_>) -> bool {
     let uses = matches!(entry.needs, Operation::Wrap | Operation::Unwrap) || entry.name == "DescribeKey";
     uses && ["KeyId", "DestinationKeyId"].iter().any(|name| params.mentions(name, SERVICE_ALIAS))
+}
+
+/// Whether the policy that the service managed key will have lets this request use it: who may not must not have it made either.
+fn may_make_service_key(call: &Call<'_>, entry: &Entry, now: u64) -> bool {
+    let keys = ConditionKeys::at(now).with_some(Key::ViaService, call.via_service.map(str::to_owned));
+    let action = format!("kms:{}", entry.name);
+    let request = Request { principal: call.principal, action: &action, resource: "*", keys: &keys };
+    authorize(&Policy::mount_default(), [], &request).allowed
 }
 
 impl From<KeystoreError> for ApiError {

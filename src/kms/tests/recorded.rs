@@ -107,3 +107,52 @@ fn a_user_who_becomes_another_one_has_lines_of_their_own() {
         recorded.events().iter().map(|event| event.user_identity.user_name.clone().unwrap()).collect();
     assert_eq!(who, ["uid/1", "uid/2", "uid/1", "uid/3"]);
 }
+
+#[test]
+fn a_use_of_a_key_that_is_gone_or_of_a_blob_that_is_none_is_a_line_too() {
+    let recorded = Recorded::new();
+    let (told, none) = (|| "/file".to_owned(), context(&[]));
+    let user = Requester::User(UserRequest { caller: &CALLER, path: &told });
+    let (gone, key) = LocalKms::ephemeral();
+    let blob = gone.generate_data_key(Requester::Own, &key, &none).unwrap().1;
+    let unknown = detail(recorded.kms.decrypt(user, &blob.0, &none));
+    assert!(matches!(unknown, InvalidCiphertext::UnknownKey(_)));
+    assert_eq!(detail(recorded.kms.decrypt(user, b"no blob", &none)), InvalidCiphertext::Malformed);
+    let request = UserRequest { caller: &CALLER, path: &told };
+    assert!(matches!(recorded.kms.authorize(request, Action::Decrypt, &key, &none), Err(KmsError::NotFound(_))));
+    recorded.kms.flush_record();
+    let codes: Vec<String> = recorded.events().iter().map(|event| event.error_code.clone().unwrap().into()).collect();
+    assert_eq!(codes, ["InvalidCiphertextException", "InvalidCiphertextException", "NotFoundException"]);
+    for event in recorded.events() {
+        assert_eq!((event.kmsfs.uid, event.kmsfs.path.as_deref()), (Some(1000), Some("/file")));
+    }
+    assert_eq!(recorded.events()[2].keys().collect::<Vec<_>>(), [key]);
+}
+
+#[test]
+fn an_open_under_a_destroyed_key_names_the_key_in_its_line() {
+    let (fixture, mut keystore) = Fixture::new();
+    let kms = fixture.local();
+    let log = Log::open(&fixture.dir().join(FOLDER), keystore.audit_keys(), Options::default()).unwrap();
+    kms.record_to(MountAudit { log, volume: Some(Uuid::from_u128(1)), paths: true });
+    let (told, none) = (|| "/file".to_owned(), context(&[]));
+    let user = Requester::User(UserRequest { caller: &CALLER, path: &told });
+    let blob = kms.generate_data_key(Requester::Own, &fixture.id, &none).unwrap().1;
+    keystore.schedule_deletion("alias/a", 7).unwrap();
+    crate::kms::clock::advance(8 * 86_400);
+    keystore.catch_up();
+    assert_eq!(keystore.deleted().len(), 1);
+    kms.refresh_if_changed().unwrap();
+    assert!(matches!(kms.decrypt(user, &blob.0, &none), Err(KmsError::NotFound(_))));
+    kms.flush_record();
+    let mut lines = Vec::new();
+    Reader::new(&fixture.dir().join(FOLDER))
+        .read(|_, event| {
+            lines.extend((event.kmsfs.uid == Some(1000)).then_some(event));
+            true
+        })
+        .unwrap();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0].error_code.as_deref(), Some("NotFoundException"));
+    assert_eq!(lines[0].keys().next().as_ref(), Some(&fixture.id));
+}

@@ -208,6 +208,117 @@ fn a_writer_that_finds_damage_goes_on_in_a_new_file_and_the_damage_stays_visible
     }
 }
 
+/// What a writer does with a log of four lines in whose folder somebody put something: it must go on, and soon.
+fn goes_on_after(plant: fn(&Path)) -> (tempfile::TempDir, Vec<u64>) {
+    let dir = filled(3);
+    plant(dir.path());
+    for time in [5, 6] {
+        let log = open(dir.path(), Options::default());
+        log.admit().unwrap();
+        log.record(used("Decrypt", time)).unwrap();
+        log.flush().unwrap();
+    }
+    let said: Vec<u64> = events(dir.path()).iter().map(|event| event.event_time).collect();
+    assert!(said.contains(&5) && said.contains(&6), "{said:?}");
+    assert!(said.contains(&1_700_000_000), "and what was there stays");
+    assert!(checked(dir.path()).fault.is_some(), "what was put there is told");
+    (dir, said)
+}
+
+#[test]
+fn a_file_with_a_number_far_ahead_neither_holds_the_log_up_nor_pushes_older_files_out() {
+    let started = std::time::Instant::now();
+    for number in [3, 99_999_999_999, 999_999_999_998] {
+        let dir = filled(3);
+        fs::write(file_path(dir.path(), number), "").unwrap();
+        let log = open(dir.path(), Options { kept_files: 4, ..Options::default() });
+        log.record(used("DisableKey", 5)).unwrap();
+        drop(log);
+        let starts = named(dir.path(), "StartAuditFile");
+        let damage = starts.last().unwrap().kmsfs.file.clone().unwrap().damage.unwrap();
+        assert!(damage.starts_with("events-00000002.jsonl is missing before events-"), "{damage}");
+        assert_eq!(file_numbers(dir.path()).unwrap(), [1, number, number + 1]);
+    }
+    goes_on_after(|dir| fs::write(file_path(dir, 999_999_999_999), "").unwrap());
+    assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn numbers_that_no_log_reaches_are_no_files_of_it() {
+    let dir = filled(3);
+    fs::write(file_path(dir.path(), u64::MAX), "").unwrap();
+    let log = open(dir.path(), Options::default());
+    log.record(used("DisableKey", 5)).unwrap();
+    drop(log);
+    assert_eq!(assert_sound(dir.path()).files, 1);
+}
+
+#[test]
+fn without_an_anchor_only_what_a_true_first_line_claims_counts() {
+    let (_, said) = goes_on_after(|dir| {
+        fs::remove_file(dir.join("anchor")).unwrap();
+        let own = String::from_utf8(lines(&first(dir))[0].clone()).unwrap();
+        let forged = own.replace("\"sequence\":1,", &format!("\"sequence\":{},", u64::MAX));
+        assert_ne!(own, forged);
+        fs::write(file_path(dir, 7), forged).unwrap();
+    });
+    let dir = goes_on_after(|dir| {
+        fs::remove_file(dir.join("anchor")).unwrap();
+        fs::write(file_path(dir, 999_999_999_999), "x").unwrap();
+    });
+    assert!(said.len() > 4 && dir.1.len() > 4);
+    let last = events(dir.0.path()).into_iter().find(|event| event.event_time == 6).unwrap();
+    assert!(last.kmsfs.sequence > 4, "the numbers of lines go on too");
+}
+
+#[test]
+fn a_writer_notices_that_its_own_line_went_although_others_wrote_beyond_it() {
+    let dir = filled(3);
+    let copy = |from: &Path, to: &Path| {
+        for name in ["anchor", "events-00000001.jsonl"] {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    };
+    let earlier = tempfile::tempdir().unwrap();
+    copy(dir.path(), earlier.path());
+    let standing = open(dir.path(), Options::default());
+    standing.record(used("Decrypt", 5)).unwrap();
+    standing.flush().unwrap();
+    copy(earlier.path(), dir.path());
+    let others = open(dir.path(), Options::default());
+    for time in 10..20 {
+        others.record(used("Decrypt", time)).unwrap();
+    }
+    drop(others);
+    assert_sound(dir.path());
+    standing.record(used("Decrypt", 30)).unwrap();
+    drop(standing);
+    let damage = named(dir.path(), "StartAuditFile").last().unwrap().kmsfs.file.clone().unwrap().damage;
+    assert_eq!(damage.as_deref(), Some("line 5, which this process wrote, is not where it was"));
+    assert_eq!(events(dir.path()).last().unwrap().event_time, 30);
+    assert!(checked(dir.path()).fault.is_some());
+}
+
+#[test]
+fn a_writer_whose_line_stands_follows_others_over_files_also_where_its_own_was_outgrown() {
+    let dir = tempfile::tempdir().unwrap();
+    let standing = open(dir.path(), Options::default());
+    standing.record(used("Decrypt", 1)).unwrap();
+    standing.flush().unwrap();
+    let others = open(dir.path(), Options { max_file_bytes: 1500, kept_files: 3, ..Options::default() });
+    for time in 2..4 {
+        others.record(used("DisableKey", time)).unwrap();
+    }
+    standing.record(used("DisableKey", 4)).unwrap();
+    for time in 5..40 {
+        others.record(used("DisableKey", time)).unwrap();
+    }
+    assert!(!first(dir.path()).exists());
+    standing.record(used("DisableKey", 40)).unwrap();
+    drop((standing, others));
+    assert_sound(dir.path());
+}
+
 #[test]
 fn a_planted_link_is_refused_and_nothing_is_written_through_it() {
     let dir = filled(2);

@@ -219,3 +219,69 @@ fn the_owner_retires_an_old_version_and_nobody_else_any() {
     fixture.ok("ScheduleKeyDeletion", json!({ "KeyId": id }));
     assert_eq!(fixture.refused(RETIRE, version(1)).0, Code::KmsInvalidState);
 }
+
+#[test]
+fn who_may_not_use_the_service_managed_key_does_not_have_it_made() {
+    let fixture = Fixture::new();
+    let ada = Principal::user("ada");
+    for (operation, more) in [("Encrypt", json!({ "Plaintext": "eA==" })), ("DescribeKey", json!({}))] {
+        let mut parameters = more;
+        parameters["KeyId"] = json!(SERVICE_ALIAS);
+        assert!(fixture.call_as(&ada, operation, parameters).is_err());
+        assert_eq!(fixture.ok("ListAliases", json!({}))["Aliases"], json!([]), "{operation}");
+    }
+    fixture.ok("Encrypt", json!({ "KeyId": SERVICE_ALIAS, "Plaintext": "eA==" }));
+    assert_eq!(fixture.ok("ListAliases", json!({}))["Aliases"].as_array().unwrap().len(), 1);
+    let denied = fixture.call_as(&ada, "Encrypt", json!({ "KeyId": SERVICE_ALIAS, "Plaintext": "eA==" }));
+    assert_eq!(denied.unwrap_err().code, Code::AccessDenied);
+}
+
+/// A link in the place of the log's lock: it cannot be written until that is gone.
+fn break_log(fixture: &Fixture) -> std::path::PathBuf {
+    let lock = fixture.home.path().join("ks/audit/lock");
+    std::fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink("nowhere", &lock).unwrap();
+    assert!(fixture.service.log().flush().is_err());
+    lock
+}
+
+#[test]
+fn what_happens_by_itself_waits_for_a_log_that_can_be_written() {
+    let fixture = Fixture::new();
+    let key = fixture.key();
+    fixture.ok("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 7 }));
+    let lock = break_log(&fixture);
+    advance(8 * DAY);
+    assert_eq!(fixture.refused("DescribeKey", json!({ "KeyId": key })).0, Code::NotFound, "the date counts");
+    assert_eq!(fixture.refused("DescribeKey", json!({ "KeyId": SERVICE_ALIAS })).0, Code::KmsInternal);
+    fixture.service.with_keystore(|keystore| assert!(keystore.deleted().is_empty()));
+    assert!(fixture.service.keys().alias(SERVICE_ALIAS).is_none());
+    std::fs::remove_file(lock).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while fixture.service.log().admit().is_err() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    fixture.ok("DescribeKey", json!({ "KeyId": SERVICE_ALIAS }));
+    fixture.service.with_keystore(|keystore| assert_eq!(keystore.deleted().len(), 1));
+}
+
+#[test]
+fn what_a_keystore_did_by_itself_is_recorded_also_without_a_service() {
+    let fixture = Fixture::new();
+    let key = fixture.key();
+    fixture.ok("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 7 }));
+    let Fixture { home, recovery, service } = fixture;
+    drop(service);
+    advance(8 * DAY);
+    let keystore = Keystore::open(&home.path().join("ks")).unwrap().unlock(&recovery).unwrap();
+    record_opening(&keystore).unwrap();
+    let mut deleted = Vec::new();
+    crate::kms::audit::Reader::new(&home.path().join("ks/audit"))
+        .read(|_, event| {
+            deleted.extend((event.event_name == "DeleteKey").then(|| event.keys().collect::<Vec<_>>()));
+            true
+        })
+        .unwrap();
+    assert_eq!(deleted, [vec![KeyId(key)]]);
+}
