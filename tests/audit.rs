@@ -31,8 +31,6 @@ impl Place {
         let vault = place.at("vault");
         let made = place.unlocked(&["init", "--unlock-time", "1", vault.to_str().expect("text")]);
         assert!(made.status.success(), "{}", words(&made));
-        // The tests begin with a keystore that nobody has used.
-        fs::remove_dir_all(place.log_dir()).expect("init is in the log");
         place
     }
 

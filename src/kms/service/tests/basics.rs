@@ -52,7 +52,7 @@ fn a_key_is_made_described_listed_and_used_by_all_its_names() {
 fn the_log_tells_reads_from_changes_as_the_table_of_operations_does() {
     let fixture = Fixture::new();
     fixture.ok("kmsfs.ListAccessKeys", json!({}));
-    let made = fixture.ok("kmsfs.CreateAccessKey", json!({ "UserName": "ada", "ValidDays": 3 }));
+    let made = fixture.ok("kmsfs.CreateAccessKey", json!({ "UserName": "ada", "UserId": 1000, "ValidDays": 3 }));
     fixture.service.log().flush().unwrap();
     let mut events = Vec::new();
     crate::kms::audit::Reader::new(fixture.service.log().dir())
@@ -65,7 +65,7 @@ fn the_log_tells_reads_from_changes_as_the_table_of_operations_does() {
     let find = |name: &str| events.iter().find(|event| event.event_name == name).unwrap();
     assert!(find("kmsfs.ListAccessKeys").read_only && !find("kmsfs.CreateAccessKey").read_only);
     let created = find("kmsfs.CreateAccessKey");
-    assert_eq!(created.request_parameters, Some(json!({ "userName": "ada", "validDays": 3 })));
+    assert_eq!(created.request_parameters, Some(json!({ "userName": "ada", "userId": 1000, "validDays": 3 })));
     let told = &created.response_elements.as_ref().unwrap()["accessKey"];
     assert_eq!((&told["accessKeyId"], &told["userName"]), (&made["AccessKey"]["AccessKeyId"], &json!("ada")));
 }
