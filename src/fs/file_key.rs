@@ -112,7 +112,9 @@ impl EncryptedFs {
     /// Whether a key that was asked for at open is what would be given now: its CMK may have been rotated, or another
     /// one have been set for the directory, and who rewrapped the tree since found no envelope here.
     fn is_fresh(&self, file: &OpenFile, envelope: &Envelope) -> Result<bool> {
-        let cmk = match file.home() {
+        // What the directory gives on now: the one that the file was opened in may have left the cache and come back.
+        let home = file.home().map(|home| self.dir(home.ino).unwrap_or(home));
+        let cmk = match home {
             // Another suite may have been set for the directory, too.
             Some(home) if envelope.kind() != Kind::file(home.suite()) => return Ok(false),
             Some(home) => home.cmk(),

@@ -18,6 +18,7 @@ use crate::sys::xattr::{Mode, Target};
 use crate::sys::{self, Errno, FileKind};
 
 const USER: &[u8] = b"user.";
+const TRUSTED: &[u8] = b"trusted.";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 const CAPABILITY: &[u8] = b"security.capability";
@@ -153,6 +154,10 @@ impl EncryptedFs {
             let mut names = Vec::new();
             let mut xattrs = None;
             for name in sys::xattr::list(owner.target())? {
+                if name.starts_with(TRUSTED) && caller.uid != 0 {
+                    // xattr(7): invisible without privileges, which the daemon has.
+                    continue;
+                }
                 if !name.starts_with(USER) {
                     names.extend_from_slice(&name);
                     names.push(0);

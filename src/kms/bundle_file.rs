@@ -166,6 +166,20 @@ fn keep_as(from: &Path, to: &Path) -> io::Result<bool> {
     linked.and_then(|()| fs::rename(&temporary, to)).map(|()| true)
 }
 
+/// Keeps others from replacing a volume's copy as long as this is held: a mount and commands may want to at the same time, and
+/// each takes over what it finds. A store without locks does without.
+///
+/// # Errors
+/// [`KeystoreError::Io`] if there is no such folder.
+pub(super) fn hold_copy(path: &Path) -> Result<File, KeystoreError> {
+    let dir = parent(path);
+    let held = File::open(dir).map_err(KeystoreError::io("open directory", dir))?;
+    if let Err(error) = held.lock() {
+        log::debug!("{} cannot be locked: {error}", dir.display());
+    }
+    Ok(held)
+}
+
 /// Replaces a volume's copy durably. The one before is not kept: it may open with a secret that has been removed.
 ///
 /// # Errors

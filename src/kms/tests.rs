@@ -454,6 +454,24 @@ fn a_volumes_copy_opens_with_the_same_secrets_and_holds_its_keys_only() {
 }
 
 #[test]
+fn a_volumes_copy_loses_no_key_when_several_bring_it_up_to_date() {
+    let (fixture, mut keystore) = Fixture::new();
+    let others: Vec<KeyId> = (0..6).map(|_| keystore.create_key("other").unwrap()).collect();
+    let path = fixture.home.path().join(BUNDLE_NAME);
+    let main = fixture.local();
+    for _ in 0..20 {
+        keystore.export_subset(std::slice::from_ref(&fixture.id), &path).unwrap();
+        std::thread::scope(|scope| {
+            for other in &others {
+                scope.spawn(|| main.update_copy(&path, other).unwrap());
+            }
+        });
+        let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
+        assert!(others.iter().all(|other| kms.keys().resolve(&other.0).is_ok()));
+    }
+}
+
+#[test]
 fn a_change_that_no_reader_could_take_is_refused_before_anything_is_written() {
     let (fixture, mut keystore) = Fixture::new();
     let text = policy::Policy::mount_default().text().to_owned();

@@ -52,6 +52,27 @@ fn what_is_made_below_a_directory_takes_its_key() {
 }
 
 #[test]
+fn a_file_that_is_empty_while_its_directory_gets_another_key_is_stored_under_that() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    done(&volume, &["key", "create", "--alias", "alias/team"]);
+    fs::create_dir(mount.at("team")).expect("mkdir");
+    let file = fs::File::create(mount.at("team/file")).expect("create");
+    // More directories than the daemon keeps, so that it lets go of that one and opens it again.
+    for number in 0..700 {
+        fs::create_dir(mount.at(&format!("d{number}"))).expect("mkdir");
+    }
+    set_key(&volume, &mount.at("team"), "alias/team", &["--rewrap"]);
+    fs::write(mount.at("team/later"), b"x").expect("write");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 0).and_then(|()| file.sync_all()).expect("write");
+    drop(file);
+    for name in ["team/later", "team/file"] {
+        assert!(which(&volume, &mount.at(name)).contains("alias/team"), "{name}");
+    }
+    mount.unmount();
+}
+
+#[test]
 fn a_whole_volume_moves_to_another_key() {
     let volume = Volume::new();
     let mount = volume.mount(&[]);

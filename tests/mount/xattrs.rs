@@ -8,6 +8,7 @@ use rustix::fs::XattrFlags;
 
 use crate::harness::{Place, skipped_in_plain_mode};
 use crate::ops::{Errno, get_xattr, list_xattrs, mkdir, pattern, read, remove_xattr, set_xattr, write};
+use crate::raw::{Caller, NOBODY};
 
 #[test]
 fn user_attributes_of_files_and_directories_come_back() {
@@ -146,6 +147,19 @@ fn attributes_go_with_renames_and_links() {
         assert_eq!(get_xattr(&place.at(path), "user.a").as_deref(), Ok(&b"of f"[..]), "{path}");
         assert!(read(&place.at(path)) == pattern(1, 0, 9000), "{path}");
     }
+}
+
+#[test]
+fn who_has_no_privileges_is_not_shown_trusted_attributes() {
+    let place = Place::shared();
+    let path = place.at("trusted and not");
+    write(&path, b"x");
+    for name in ["trusted.t", "user.u"] {
+        set_xattr(&path, name, b"v").expect("set");
+    }
+    assert_eq!(list_xattrs(&path).expect("list"), ["trusted.t", "user.u"]);
+    let seen = Caller::user(NOBODY).run(|| list_xattrs(&path).expect("list"));
+    assert_eq!(seen, ["user.u"]);
 }
 
 #[test]

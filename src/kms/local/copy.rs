@@ -29,6 +29,7 @@ impl LocalKms {
     /// [`KeystoreError::Io`].
     pub fn update_copy(&self, copy: &Path, key: &KeyId) -> Result<bool, KeystoreError> {
         let Some(source) = self.source.as_ref().filter(|source| source.path != copy) else { return Ok(false) };
+        let _held = bundle_file::hold_copy(copy)?;
         let header = Header { is_subset: true, ..source.header.lock().clone() };
         let keys = self.keys();
         let mut ids = vec![key.clone()];
@@ -79,6 +80,7 @@ impl LocalKms {
     /// [`KeystoreError::Kms`] if one of them does not exist, or [`KeystoreError::Io`].
     pub fn write_copy(&self, copy: &Path, ids: &[KeyId]) -> Result<(), KeystoreError> {
         let Some(source) = &self.source else { return Ok(()) };
+        let _held = bundle_file::hold_copy(copy)?;
         let header = Header { is_subset: true, ..source.header.lock().clone() };
         bundle_file::replace_copy(copy, &bundle::seal(&header, &self.keys().subset(ids)?, &source.root))
     }
