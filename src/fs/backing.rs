@@ -163,7 +163,7 @@ impl Backing {
         self.touched.swap(false, Ordering::AcqRel)
     }
 
-    /// The descriptor, once so much was written that the disk should begin with it: see [`super::pusher`].
+    /// The descriptor, once so much was written that the disk should begin with it: see `pusher`.
     pub fn to_push(&self) -> Option<Arc<OwnedFd>> {
         let is_much = self.unpushed.load(Ordering::Relaxed) >= PUSH_AFTER;
         (is_much && self.unpushed.swap(0, Ordering::Relaxed) >= PUSH_AFTER).then(|| self.fd())

@@ -60,7 +60,7 @@ fn a_file_that_is_empty_while_its_directory_gets_another_key_is_stored_under_tha
     let file = fs::File::create(mount.at("team/file")).expect("create");
     // More directories than the daemon keeps, so that it lets go of that one and opens it again.
     for number in 0..700 {
-        fs::create_dir(mount.at(&format!("d{number}"))).expect("mkdir");
+        fs::create_dir(mount.at(format!("d{number}"))).expect("mkdir");
     }
     set_key(&volume, &mount.at("team"), "alias/team", &["--rewrap"]);
     fs::write(mount.at("team/later"), b"x").expect("write");
