@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 use super::*;
 
 mod backup;
+mod copies;
+mod damage;
 mod destroy;
 mod older;
 mod recorded;
@@ -53,6 +55,19 @@ impl Fixture {
 
     fn local(&self) -> LocalKms {
         LocalKms::open_bundle(&self.bundle(), &self.recovery).unwrap()
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 
@@ -274,120 +289,6 @@ fn a_keystore_in_use_names_the_process() {
     }
 }
 
-fn blob_survives(fixture: &Fixture, damage: impl FnOnce(&Path)) -> Keystore {
-    let none = context(&[]);
-    let (key, blob) = fixture.local().generate_data_key(Requester::Own, &fixture.id, &none).unwrap();
-    damage(&fixture.dir());
-    let keystore = fixture.open().unwrap();
-    let kms = LocalKms::fixed(keystore.keys());
-    assert_eq!(kms.decrypt(Requester::Own, &blob.0, &none).unwrap(), key);
-    assert_eq!(keystore.resolve("alias/a").unwrap(), fixture.id);
-    keystore
-}
-
-#[test]
-fn deleted_records_come_back_from_the_bundle() {
-    let (fixture, keystore) = Fixture::new();
-    drop(keystore);
-    let keystore = blob_survives(&fixture, |dir| fs::remove_dir_all(dir.join("db")).unwrap());
-    assert!(keystore.restored().is_some());
-    drop(keystore);
-    assert!(fixture.open().unwrap().restored().is_none());
-}
-
-#[test]
-fn garbage_in_the_records_is_kept_aside_and_restored_over() {
-    for garbage in [vec![0xA5; 100_000], Vec::new()] {
-        let (fixture, keystore) = Fixture::new();
-        drop(keystore);
-        let mut keystore = blob_survives(&fixture, |dir| {
-            for name in ["db/db", "db/conf"] {
-                fs::write(dir.join(name), &garbage).unwrap();
-            }
-        });
-        assert!(keystore.restored().is_some());
-        let aside = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("db.damaged-");
-        assert!(fs::read_dir(fixture.dir()).unwrap().any(|entry| aside(entry.unwrap())));
-        keystore.create_key("still writable").unwrap();
-    }
-}
-
-#[test]
-fn records_put_back_from_an_older_copy_do_not_win() {
-    let (fixture, keystore) = Fixture::new();
-    drop(keystore);
-    let (db, copy) = (fixture.dir().join("db"), fixture.home.path().join("copy"));
-    copy_dir(&db, &copy);
-    fixture.open().unwrap().disable("alias/a").unwrap();
-    fs::remove_dir_all(&db).unwrap();
-    copy_dir(&copy, &db);
-    let keystore = fixture.open().unwrap();
-    assert!(keystore.restored().is_some());
-    assert_eq!(keystore.describe_key("alias/a").unwrap().state, KeyState::Disabled);
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_lost_or_old_bundle_is_written_anew_from_the_records() {
-    let (fixture, mut keystore) = Fixture::new();
-    let before = fs::read(fixture.bundle()).unwrap();
-    keystore.disable("alias/a").unwrap();
-    drop(keystore);
-    let state = || fixture.local().keys().resolve("alias/a").unwrap().state;
-    let old = super::bundle_file::old_path(&fixture.bundle());
-    for content in [None, Some(&before[..]), Some(b"torn")] {
-        fs::remove_file(fixture.bundle()).unwrap();
-        let _ = fs::remove_file(&old);
-        if let Some(content) = content {
-            fs::write(fixture.bundle(), content).unwrap();
-        }
-        assert!(fixture.open().unwrap().restored().is_none());
-        assert_eq!(state(), KeyState::Disabled);
-    }
-}
-
-#[test]
-fn a_torn_bundle_falls_back_to_the_one_before() {
-    let (fixture, keystore) = Fixture::new();
-    drop(keystore);
-    let whole = fs::read(fixture.bundle()).unwrap();
-    fs::write(fixture.bundle(), &whole[..whole.len() / 2]).unwrap();
-    let kms = fixture.local();
-    assert!(kms.keys().resolve(&fixture.id.0).is_ok());
-    fs::write(super::bundle_file::old_path(&fixture.bundle()), b"").unwrap();
-    let both_bad = LocalKms::open_bundle(&fixture.bundle(), &fixture.recovery);
-    assert!(matches!(both_bad, Err(KeystoreError::Damaged { .. })));
-    fs::remove_dir_all(fixture.dir().join("db")).unwrap();
-    assert!(matches!(fixture.open(), Err(KeystoreError::Damaged { .. })));
-}
-
-#[test]
-fn a_foreign_bundle_is_named_and_nothing_is_touched() {
-    let (fixture, keystore) = Fixture::new();
-    let (other, other_keystore) = Fixture::new();
-    let kms = fixture.local();
-    drop((keystore, other_keystore));
-    let own = fs::read(fixture.bundle()).unwrap();
-    fs::copy(other.bundle(), fixture.bundle()).unwrap();
-    assert!(matches!(fixture.open(), Err(KeystoreError::Foreign { .. })));
-    assert!(matches!(kms.refresh_if_changed(), Err(KeystoreError::Foreign { .. })));
-    assert!(kms.keys().resolve(&fixture.id.0).is_ok());
-    fs::write(fixture.bundle(), own).unwrap();
-    fixture.open().unwrap();
-}
-
 #[test]
 fn a_live_kms_does_not_go_back_and_survives_a_lost_bundle() {
     let (fixture, mut keystore) = Fixture::new();
@@ -426,48 +327,6 @@ fn a_change_that_cannot_be_published_changes_nothing() {
         keystore.disable("alias/a").unwrap();
         drop(keystore);
         assert_eq!(fixture.open().unwrap().describe_key("alias/a").unwrap().state, KeyState::Disabled);
-    }
-}
-
-#[test]
-fn a_volumes_copy_opens_with_the_same_secrets_and_holds_its_keys_only() {
-    let (fixture, mut keystore) = Fixture::new();
-    let other = keystore.create_key("other").unwrap();
-    let path = fixture.home.path().join(BUNDLE_NAME);
-    keystore.export_subset(std::slice::from_ref(&fixture.id), &path).unwrap();
-    assert!(keystore.export_subset(&[KeyId("nowhere".into())], &path).is_err());
-    let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
-    assert!(kms.keys().resolve("alias/a").is_ok() && kms.keys().resolve(&other.0).is_err());
-    // It keeps its keys when it is brought up to date, and only a newer keystore does that.
-    keystore.rotate(&other.0).unwrap();
-    let main = fixture.local();
-    assert!(main.update_copy(&path, &other).unwrap() && !main.update_copy(&path, &other).unwrap());
-    let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
-    assert!(kms.keys().resolve("alias/a").is_ok() && kms.keys().resolve(&other.0).unwrap().newest().number == 2);
-    // Alone, it makes a keystore again.
-    let again = fixture.home.path().join("again");
-    fs::create_dir(&again).unwrap();
-    fs::copy(&path, again.join(BUNDLE_NAME)).unwrap();
-    let mut restored = Keystore::open(&again).unwrap().unlock(&fixture.recovery).unwrap();
-    restored.rotate("alias/a").unwrap();
-    assert!(!restored.header().is_subset);
-}
-
-#[test]
-fn a_volumes_copy_loses_no_key_when_several_bring_it_up_to_date() {
-    let (fixture, mut keystore) = Fixture::new();
-    let others: Vec<KeyId> = (0..6).map(|_| keystore.create_key("other").unwrap()).collect();
-    let path = fixture.home.path().join(BUNDLE_NAME);
-    let main = fixture.local();
-    for _ in 0..20 {
-        keystore.export_subset(std::slice::from_ref(&fixture.id), &path).unwrap();
-        std::thread::scope(|scope| {
-            for other in &others {
-                scope.spawn(|| main.update_copy(&path, other).unwrap());
-            }
-        });
-        let kms = LocalKms::open_bundle(&path, &fixture.recovery).unwrap();
-        assert!(others.iter().all(|other| kms.keys().resolve(&other.0).is_ok()));
     }
 }
 

@@ -1,12 +1,10 @@
 //! A server on real sockets, spoken to byte by byte.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +18,10 @@ use crate::kms::clock::now;
 use crate::kms::recovery::RecoveryKey;
 use crate::kms::service::Service;
 use crate::kms::users::tests::Known;
-use crate::kms::{Keystore, LocalUser, UnlockSecret, Users};
+use crate::kms::{Keystore, UnlockSecret, Users};
+
+mod crowds;
+mod signatures;
 
 struct Running {
     dir: tempfile::TempDir,
@@ -190,195 +191,6 @@ fn name_of((status, body): (u16, String)) -> String {
 }
 
 #[test]
-fn signed_requests_are_answered_and_unsigned_ones_are_not() {
-    let running = Running::start();
-    for request in [Signed::new(&running, "ListKeys", &json!({})), Signed::session(&running, "ListKeys", &json!({}))] {
-        assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
-        let unsigned = request.bytes().replace("authorization:", "x-other:");
-        assert_eq!(name_of(running.raw(unsigned.as_bytes())), "MissingAuthenticationTokenException");
-        let presigned = unsigned.replace("POST / ", "POST /?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00 ");
-        assert_eq!(name_of(running.raw(presigned.as_bytes())), "MissingAuthenticationTokenException");
-    }
-    let (status, body) = running.raw(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    assert_eq!(name_of((status, body)), "MissingAuthenticationTokenException");
-}
-
-#[test]
-fn a_request_altered_in_any_signed_part_is_refused() {
-    let running = Running::start();
-    for good in [
-        Signed::new(&running, "CreateKey", &json!({ "Description": "d" })),
-        Signed::session(&running, "CreateKey", &json!({ "Description": "d" })),
-    ] {
-        let bytes = good.bytes();
-        let head = bytes.find("content-length").unwrap();
-        let host = bytes.find("host: ").unwrap()..bytes.find("x-amz-date").unwrap();
-        let mut tried = 0;
-        for at in "POST / HTTP/1.1\r\n".len()..bytes.len() {
-            // Framing, the host (which is checked before) and white space are not what signatures are about.
-            if (head..bytes.find("\r\n\r\n").unwrap() + 4).contains(&at) || host.contains(&at) {
-                continue;
-            }
-            let old = bytes.as_bytes()[at];
-            if !old.is_ascii_alphanumeric() {
-                continue;
-            }
-            let mut altered = bytes.clone().into_bytes();
-            altered[at] = if old == b'1' { b'2' } else { b'1' };
-            let (status, body) = running.raw(&altered);
-            assert!(status == 400 && body.contains("__type"), "byte {at}: {status} {body}");
-            tried += 1;
-        }
-        assert!(tried > 300, "{tried}");
-        assert_eq!(running.count_keys(), 0);
-        let other_secret = Signed { secret: format!("{}x", good.secret), ..good.clone() };
-        assert_eq!(name_of(running.raw(other_secret.bytes().as_bytes())), "InvalidSignatureException");
-    }
-    // The letters of the answer's case: an altered name of a header makes it another header, which is absent then.
-    let request = Signed::new(&running, "CreateKey", &json!({}));
-    assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
-    assert_eq!(running.count_keys(), 1);
-}
-
-#[test]
-fn headers_that_are_added_or_doubled_do_not_slip_through() {
-    let running = Running::start();
-    let good = Signed::new(&running, "CreateKey", &json!({})).bytes();
-    for line in [
-        "x-amz-target: TrentService.ListKeys",
-        "x-amz-date: 20200101T000000Z",
-        "authorization: x",
-        "x-amz-security-token: x",
-        "x-amz-new: 1",
-        "content-type: text/plain",
-    ] {
-        let altered = good.replacen("authorization: AWS4", &format!("{line}\r\nauthorization: AWS4"), 1);
-        let (status, body) = running.raw(altered.as_bytes());
-        assert_eq!(status, 400, "{line}: {body}");
-    }
-    assert_eq!(running.count_keys(), 0);
-}
-
-#[test]
-fn a_change_is_not_replayed_on_another_connection() {
-    let running = Running::start();
-    let request = Signed::new(&running, "CreateKey", &json!({})).bytes();
-    let mut first = TcpStream::connect(running.address).unwrap();
-    for _ in 0..2 {
-        first.write_all(request.as_bytes()).unwrap();
-        assert_eq!(read_answer(&mut first).0, 200);
-    }
-    for _ in 0..3 {
-        assert_eq!(name_of(running.raw(request.as_bytes())), "ThrottlingException");
-    }
-    assert_eq!(running.count_keys(), 2);
-    let read = Signed::new(&running, "ListKeys", &json!({})).bytes();
-    assert!((0..3).all(|_| running.raw(read.as_bytes()).0 == 200));
-    // What changes nothing takes no place among the signatures.
-    for operation in ["Unknown", "Sign", "kmsfs.Nothing"] {
-        let other = Signed::new(&running, operation, &json!({})).bytes();
-        let names: Vec<String> = (0..2).map(|_| name_of(running.raw(other.as_bytes()))).collect();
-        assert!(names[0] == names[1] && names[0] != "ThrottlingException", "{names:?}");
-    }
-}
-
-#[test]
-fn a_change_that_was_signed_before_the_server_began_is_refused_and_what_only_looks_is_not() {
-    let running = Running::start();
-    let before = |operation: &str| Signed { time: now() - 60, ..Signed::new(&running, operation, &json!({})) };
-    assert_eq!(name_of(running.raw(before("CreateKey").bytes().as_bytes())), "ThrottlingException");
-    assert_eq!(running.count_keys(), 0);
-    assert_eq!(running.raw(before("ListKeys").bytes().as_bytes()).0, 200);
-}
-
-#[test]
-fn old_and_early_signatures_are_refused_with_the_words_of_aws() {
-    let running = Running::start();
-    let good = Signed::new(&running, "ListKeys", &json!({}));
-    for (time, words) in [(now() - 302, "Signature expired: "), (now() + 310, "Signature not yet current: ")] {
-        let (status, body) = running.raw(Signed { time, ..good.clone() }.bytes().as_bytes());
-        assert!(status == 400 && body.contains("InvalidSignatureException") && body.contains(words), "{body}");
-    }
-    for time in [now() - 290, now() + 290] {
-        assert_eq!(running.raw(Signed { time, ..good.clone() }.bytes().as_bytes()).0, 200);
-    }
-}
-
-#[test]
-fn forged_mixed_and_missing_tokens_are_refused() {
-    let running = Running::start();
-    let (one, two) =
-        (Signed::session(&running, "ListKeys", &json!({})), Signed::session(&running, "ListKeys", &json!({})));
-    let long_lived = Signed::new(&running, "ListKeys", &json!({}));
-    let cases = [
-        Signed { token: None, ..one.clone() },
-        Signed { token: two.token.clone(), ..one.clone() },
-        Signed { token: Some("AAAA".into()), ..one.clone() },
-        Signed { token: one.token.clone(), ..long_lived.clone() },
-        Signed { access_key: "ASIAAAAAAAAAAAAAAAAA".into(), ..one.clone() },
-        Signed { access_key: "AKIAAAAAAAAAAAAAAAAA".into(), ..long_lived.clone() },
-        Signed { access_key: String::new(), ..long_lived },
-    ];
-    for case in cases {
-        assert_eq!(name_of(running.raw(case.bytes().as_bytes())), "UnrecognizedClientException");
-    }
-}
-
-#[test]
-fn a_deleted_access_key_is_refused_at_once() {
-    let running = Running::start();
-    let request = Signed::new(&running, "ListKeys", &json!({}));
-    assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
-    running.local("kmsfs.DeleteAccessKey", json!({ "AccessKeyId": request.access_key }));
-    assert_eq!(name_of(running.raw(request.bytes().as_bytes())), "UnrecognizedClientException");
-}
-
-#[test]
-fn the_access_key_of_a_user_is_refused_when_another_one_has_his_name() {
-    let running = Running::start();
-    for (name, uid, is_taken) in [("ada", 1000, true), ("ada", 1234, false), ("eve", 1000, false)] {
-        let made = running.local("kmsfs.CreateAccessKey", json!({ "UserName": name, "UserId": uid }));
-        let text = |name: &str| made["AccessKey"][name].as_str().unwrap().to_owned();
-        let request = Signed {
-            access_key: text("AccessKeyId"),
-            secret: text("SecretAccessKey"),
-            ..Signed::new(&running, "GenerateRandom", &json!({ "NumberOfBytes": 8 }))
-        };
-        let answer = running.raw(request.bytes().as_bytes());
-        if is_taken {
-            assert_eq!(answer.0, 200, "{answer:?}");
-        } else {
-            assert_eq!(name_of(answer), "UnrecognizedClientException", "{name} {uid}");
-        }
-    }
-    let mut client = Client::connect(&running.socket).unwrap();
-    assert!(client.call("kmsfs.CreateAccessKey", &json!({ "UserName": "ada" })).is_err());
-}
-
-#[test]
-fn the_servers_own_operations_are_local_and_unsigned() {
-    let running = Running::start();
-    for operation in [super::SESSION_CREDENTIALS, super::ENDPOINT] {
-        let request = Signed::new(&running, operation, &json!({}));
-        assert_eq!(name_of(running.raw(request.bytes().as_bytes())), "AccessDeniedException");
-        let signed = talk(UnixStream::connect(&running.socket).unwrap(), request.bytes().as_bytes());
-        assert_eq!(name_of(signed), "AccessDeniedException");
-    }
-    let endpoint = running.local(super::ENDPOINT, json!({}));
-    assert_eq!(endpoint["Endpoint"], format!("http://{}", running.address));
-}
-
-#[test]
-fn a_signed_request_over_the_unix_socket_is_checked_as_well() {
-    let running = Running::start();
-    let good = Signed::new(&running, "ListKeys", &json!({}));
-    assert_eq!(talk(UnixStream::connect(&running.socket).unwrap(), good.bytes().as_bytes()).0, 200);
-    let bad = Signed { secret: "x".into(), ..good };
-    let answer = talk(UnixStream::connect(&running.socket).unwrap(), bad.bytes().as_bytes());
-    assert_eq!(name_of(answer), "InvalidSignatureException");
-}
-
-#[test]
 fn browsers_are_not_answered() {
     let running = Running::start();
     let good = Signed::new(&running, "ListKeys", &json!({}));
@@ -416,126 +228,6 @@ fn the_identity_of_the_caller_is_told_in_xml() {
     assert!(status == 200 && xml.contains("<Arn>arn:aws:iam::000000000000:root</Arn>"), "{xml}");
     let line = serde_json::to_value(&lines_of(&running, "GetCallerIdentity", 1)[0]).unwrap();
     assert_eq!((&line["eventSource"], &line["readOnly"]), (&json!("sts.amazonaws.com"), &json!(true)));
-}
-
-#[test]
-fn a_thousand_clients_are_answered_and_idle_ones_do_not_keep_the_owner_out() {
-    crate::sys::process::raise_open_files().unwrap();
-    let running = Running::start();
-    let key = running.local("CreateKey", json!({}))["KeyMetadata"]["Arn"].clone();
-    let idle: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(running.address).unwrap()).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..20 {
-            let (running, key) = (&running, &key);
-            scope.spawn(move || {
-                for _ in 0..50 {
-                    let made = running.local("GenerateDataKey", json!({ "KeyId": key, "KeySpec": "AES_256" }));
-                    let opened = running.local("Decrypt", json!({ "CiphertextBlob": made["CiphertextBlob"] }));
-                    assert_eq!(opened["Plaintext"], made["Plaintext"]);
-                }
-            });
-        }
-    });
-    drop(idle);
-    let request = Signed::new(&running, "ListKeys", &json!({}));
-    assert_eq!(running.raw(request.bytes().as_bytes()).0, 200);
-}
-
-fn list_keys() -> &'static str {
-    "POST / HTTP/1.1\r\nhost: localhost\r\nx-amz-target: TrentService.ListKeys\r\ncontent-length: 2\r\n\r\n{}"
-}
-
-#[test]
-fn one_user_does_not_take_all_places_of_a_socket() {
-    let running = Running::start();
-    let open = || UnixStream::connect(&running.socket).unwrap();
-    let mut held: Vec<UnixStream> = (0..super::guests::MOST_EACH).map(|_| open()).collect();
-    for stream in &mut held {
-        assert_eq!(talk(stream, list_keys().as_bytes()).0, 200);
-    }
-    assert_eq!(talk(open(), list_keys().as_bytes()).0, 0, "one more is hung up on");
-    let owner = UnixStream::connect(running.dir.path().join("keystore/socket")).unwrap();
-    assert_eq!(talk(owner, list_keys().as_bytes()).0, 200);
-    drop(held);
-    let start = Instant::now();
-    while talk(open(), list_keys().as_bytes()).0 != 200 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the places do not come back");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
-fn a_connection_over_which_nobody_makes_himself_known_is_closed_soon() {
-    let running = Running::start();
-    let mut known = UnixStream::connect(&running.socket).unwrap();
-    assert_eq!(talk(&mut known, list_keys().as_bytes()).0, 200);
-    let silent = TcpStream::connect(running.address).unwrap();
-    let mut unsigned = TcpStream::connect(running.address).unwrap();
-    assert_eq!(name_of(talk(&mut unsigned, list_keys().as_bytes())), "MissingAuthenticationTokenException");
-    for mut stream in [silent, unsigned] {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        assert!(matches!(read_to_close(&mut stream), Ok(0)));
-    }
-    assert_eq!(talk(&mut known, list_keys().as_bytes()).0, 200);
-}
-
-/// Users of whom one takes long to be found: until somebody opens, but ten seconds at most.
-#[derive(Clone, Default)]
-struct Slow(Arc<SlowState>);
-
-#[derive(Default)]
-struct SlowState {
-    waiting: AtomicUsize,
-    is_open: AtomicBool,
-    gave_up: AtomicBool,
-}
-
-impl Users for Slow {
-    fn by_uid(&self, uid: u32) -> std::io::Result<Option<LocalUser>> {
-        Known.by_uid(uid)
-    }
-
-    fn by_name(&self, name: &str) -> std::io::Result<Option<LocalUser>> {
-        if name.starts_with("slow") {
-            self.0.waiting.fetch_add(1, Ordering::SeqCst);
-            let start = Instant::now();
-            while !self.0.is_open.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(10) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            self.0.gave_up.fetch_or(!self.0.is_open.load(Ordering::SeqCst), Ordering::SeqCst);
-            return Ok(Some(LocalUser { uid: 5000, name: name.to_owned(), groups: BTreeSet::new() }));
-        }
-        Known.by_name(name)
-    }
-}
-
-#[test]
-fn a_user_whose_name_takes_long_to_be_found_keeps_nobody_else_waiting() {
-    let slow = Slow::default();
-    let running = Running::start_with(Box::new(slow.clone()));
-    let requests: Vec<Signed> = (0..4)
-        .map(|number| {
-            let made =
-                running.local("kmsfs.CreateAccessKey", json!({ "UserName": format!("slow{number}"), "UserId": 5000 }));
-            let text = |name: &str| made["AccessKey"][name].as_str().unwrap().to_owned();
-            Signed {
-                access_key: text("AccessKeyId"),
-                secret: text("SecretAccessKey"),
-                ..Signed::new(&running, "GenerateRandom", &json!({ "NumberOfBytes": 8 }))
-            }
-        })
-        .collect();
-    std::thread::scope(|scope| {
-        for request in &requests {
-            scope.spawn(|| assert_eq!(running.raw(request.bytes().as_bytes()).0, 200));
-        }
-        while slow.0.waiting.load(Ordering::SeqCst) < 2 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert_eq!(running.count_keys(), 0);
-        slow.0.is_open.store(true, Ordering::SeqCst);
-    });
-    assert!(!slow.0.gave_up.load(Ordering::SeqCst), "the owner had to wait");
 }
 
 #[test]
@@ -604,7 +296,7 @@ fn read_to_close(stream: &mut TcpStream) -> std::io::Result<usize> {
 
 /// The lines of the log of an operation, once there are `count`.
 fn lines_of(running: &Running, operation: &str, count: usize) -> Vec<Event> {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let mut found = Vec::new();
         Reader::new(&running.dir.path().join("keystore/audit"))
@@ -617,7 +309,7 @@ fn lines_of(running: &Running, operation: &str, count: usize) -> Vec<Event> {
             assert_eq!(found.len(), count, "{operation}");
             return found;
         }
-        assert!(std::time::Instant::now() < deadline, "{operation}: {} of {count} lines", found.len());
+        assert!(Instant::now() < deadline, "{operation}: {} of {count} lines", found.len());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
