@@ -3,12 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::failure::Failure;
+use super::kms_call::call_of_owner;
 use crate::kms::audit::{Event, FOLDER, Log, Options};
-use crate::kms::service::{ApiError, Call, Code, LOCAL_REGION, Source, key_arn, record_opening};
-use crate::kms::{KeyId, Keystore, Principal};
+use crate::kms::service::{ApiError, Code, LOCAL_REGION, key_arn, record_opening};
+use crate::kms::{KeyId, Keystore};
 
 /// Records what the keystore did by itself when it was opened. Nothing can take that back, so a log that cannot be written
 /// only makes a note.
@@ -18,8 +18,7 @@ pub(super) fn opening(keystore: &Keystore) {
     }
 }
 
-/// Makes a change, which answers the key that it is about, if it is about one, and records it as `operation` of the owner: who unlocks a
-/// keystore has all of it.
+/// Makes a change, which answers the key that it is about, if it is about one, and records it as `operation` of the owner.
 ///
 /// # Errors
 /// If the log cannot be written nothing is changed; else those of the change.
@@ -31,17 +30,8 @@ pub(super) fn change(
     let log = Log::open(&keystore.dir().join(FOLDER), keystore.audit_keys(), Options::default())?;
     log.admit()?;
     let made = make(keystore);
-    let call = Call {
-        principal: &Principal::Root,
-        access_key: None,
-        region: LOCAL_REGION,
-        source: Source::Process(std::process::id()),
-        via_service: None,
-        user_agent: concat!("kmsfs/", env!("CARGO_PKG_VERSION")),
-        request_id: Uuid::new_v4(),
-    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let event = Event::of(&call, operation, now).with_parameters(parameters);
+    let event = Event::of(&call_of_owner(), operation, now).with_parameters(parameters);
     log.record(match &made {
         Ok(Some(key)) => event.with_key(key_arn(LOCAL_REGION, key)),
         Ok(None) => event,

@@ -22,6 +22,19 @@ pub(super) enum Kms {
     Here(Box<Service>),
 }
 
+/// A request of this command, as policies and the audit log see it: of the owner, because who unlocks a keystore has all of it.
+pub(super) fn call_of_owner() -> Call<'static> {
+    Call {
+        principal: &Principal::Root,
+        access_key: None,
+        region: LOCAL_REGION,
+        source: Source::Process(std::process::id()),
+        via_service: None,
+        user_agent: concat!("kmsfs/", env!("CARGO_PKG_VERSION")),
+        request_id: Uuid::new_v4(),
+    }
+}
+
 impl Kms {
     /// Finds the server of a keystore, or unlocks the keystore.
     pub(super) fn open(args: &KeystoreArgs) -> Result<Self, Failure> {
@@ -43,23 +56,11 @@ impl Kms {
         Ok(Self::Here(Box::new(Service::new(keystore, Options::default())?)))
     }
 
-    /// Has the KMS run an operation, as the owner of the keystore: who unlocks a keystore has all of it. A server goes by the
-    /// user that it sees.
+    /// Has the KMS run an operation, as the owner of the keystore. A server goes by the user that it sees.
     pub(super) fn call(&mut self, operation: &str, parameters: Value) -> Result<Value, Failure> {
         match self {
             Self::Server(server) => Ok(server.call(operation, &parameters)?),
-            Self::Here(service) => {
-                let call = Call {
-                    principal: &Principal::Root,
-                    access_key: None,
-                    region: LOCAL_REGION,
-                    source: Source::Process(std::process::id()),
-                    via_service: None,
-                    user_agent: concat!("kmsfs/", env!("CARGO_PKG_VERSION")),
-                    request_id: Uuid::new_v4(),
-                };
-                Ok(service.call(&call, operation, parameters)?)
-            }
+            Self::Here(service) => Ok(service.call(&call_of_owner(), operation, parameters)?),
         }
     }
 
