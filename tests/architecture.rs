@@ -17,7 +17,7 @@ mod planted;
 /// Every room, and the rooms that it may use besides itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["fuse", "fs", "maintain", "content", "envelope", "names", "kms", "sys", "crypto"]),
-    ("fuse", &["fs"]),
+    ("fuse", &["fs", "sys"]),
     ("maintain", &["fs", "content", "envelope", "names", "kms", "sys", "crypto"]),
     ("fs", &["content", "envelope", "names", "kms", "sys", "crypto"]),
     ("envelope", &["kms", "sys", "crypto"]),

@@ -64,7 +64,6 @@ pub use crate::kms::Caller;
 pub use crate::names::shown;
 pub use crate::sys::control::{CONTROL, MESSAGE_LEN};
 pub use crate::sys::dir::{RenameFlags, SetTime};
-pub use crate::sys::process::effective_uid;
 pub use crate::sys::xattr::Mode as XattrMode;
 pub use crate::sys::{Errno, FileKind, Time};
 

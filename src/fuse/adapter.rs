@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -20,6 +19,7 @@ use super::caching::Caching;
 use super::control;
 use super::convert::{self, caller, ino};
 use super::seek::{Question, Seeker};
+use super::workers::Workers;
 use super::{ioctl, listing, negotiate, reply};
 use crate::fs::{Attr, Caller, Changes, EncryptedFs, Errno, FileKind, Ino, Location, Result, without_privileges};
 
@@ -34,13 +34,19 @@ const COPY_MAX: u32 = 64 << 20;
 pub(super) struct Adapter {
     fs: Arc<EncryptedFs>,
     caching: Caching,
+    workers: Arc<Workers>,
     /// There once the session is.
     seeker: Arc<OnceLock<Seeker>>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<EncryptedFs>, caching: Caching, seeker: Arc<OnceLock<Seeker>>) -> Self {
-        Self { fs, caching, seeker }
+    pub(super) fn new(
+        fs: Arc<EncryptedFs>,
+        caching: Caching,
+        workers: Arc<Workers>,
+        seeker: Arc<OnceLock<Seeker>>,
+    ) -> Self {
+        Self { fs, caching, workers, seeker }
     }
 
     /// Linux sends a setattr that sets nothing before a write that ends suid and sgid, and caches the mode in the
@@ -53,16 +59,6 @@ impl Adapter {
             return Ok(attr);
         }
         self.fs.setattr(caller, number, &Changes::of_perm(perm), fh)
-    }
-}
-
-/// Runs an operation to its end. If it panics, the reply that `act` owns is dropped on the way, and fuser answers
-/// a dropped reply with EIO: the caller gets an error, and the worker goes on.
-fn guarded(operation: &str, act: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        log::error!("{operation}: internal error, the caller got EIO: {text}. Next: please report this as a bug");
     }
 }
 
@@ -82,18 +78,18 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || {
+        self.workers.run("lookup", || {
             let looked = self.fs.lookup(ino(parent), name.as_bytes());
             reply::lookup(reply, looked, self.caching);
         });
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
-        guarded("forget", || self.fs.forget(ino(number), nlookup));
+        self.workers.run("forget", || self.fs.forget(ino(number), nlookup));
     }
 
     fn getattr(&self, _req: &Request, number: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || {
+        self.workers.run("getattr", || {
             reply::attr(reply, self.fs.getattr(ino(number), fh.map(u64::from)), self.caching);
         });
     }
@@ -116,7 +112,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded("setattr", || {
+        self.workers.run("setattr", || {
             let (caller, number, fh) = (caller(req), ino(number), fh.map(u64::from));
             let times = atime.is_some() || mtime.is_some() || ctime.is_some();
             if !times && mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() {
@@ -130,14 +126,14 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
-        guarded("readlink", || match self.fs.readlink(&caller(req), ino(number)) {
+        self.workers.run("readlink", || match self.fs.readlink(&caller(req), ino(number)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(convert::errno(error.errno())),
         });
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        guarded("mknod", || {
+        self.workers.run("mknod", || {
             let (kind, new) = (FileKind::from_mode(mode), convert::new_mode(mode, umask));
             let made = self.fs.mknod(&caller(req), at(parent, name), kind, new, convert::libc_dev(rdev));
             reply::entry(reply, made, self.caching);
@@ -145,22 +141,22 @@ impl Filesystem for Adapter {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        guarded("mkdir", || {
+        self.workers.run("mkdir", || {
             let made = self.fs.mkdir(&caller(req), at(parent, name), convert::new_mode(mode, umask));
             reply::entry(reply, made, self.caching);
         });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", || reply::empty(reply, self.fs.unlink(ino(parent), name.as_bytes())));
+        self.workers.run("unlink", || reply::empty(reply, self.fs.unlink(ino(parent), name.as_bytes())));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("rmdir", || reply::empty(reply, self.fs.rmdir(ino(parent), name.as_bytes())));
+        self.workers.run("rmdir", || reply::empty(reply, self.fs.rmdir(ino(parent), name.as_bytes())));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        guarded("symlink", || {
+        self.workers.run("symlink", || {
             let made = self.fs.symlink(&caller(req), at(parent, link_name), target.as_os_str().as_bytes());
             reply::entry(reply, made, self.caching);
         });
@@ -176,20 +172,20 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("rename", || {
+        self.workers.run("rename", || {
             let (from, to) = (at(parent, name), at(newparent, newname));
             reply::empty(reply, self.fs.rename(&caller(req), &from, &to, convert::rename_flags(flags)));
         });
     }
 
     fn link(&self, req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        guarded("link", || {
+        self.workers.run("link", || {
             reply::entry(reply, self.fs.link(&caller(req), ino(number), at(newparent, newname)), self.caching);
         });
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || {
+        self.workers.run("open", || {
             let opened = self.fs.open(&caller(req), ino(number), convert::open_mode(flags));
             reply::opened(reply, opened.map(|opened| opened.handle), self.caching.file_flags());
         });
@@ -206,7 +202,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || {
+        self.workers.run("read", || {
             BUFFER.with_borrow_mut(|buffer| {
                 let size = size as usize;
                 if buffer.len() < size {
@@ -232,7 +228,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || {
+        self.workers.run("write", || {
             let written = self.fs.write(fh.0, offset, data, convert::write_origin(write_flags));
             // One request carries at most max_write bytes.
             reply::written(reply, written.map(|()| data.len() as u32));
@@ -240,7 +236,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        guarded("flush", || reply::empty(reply, self.fs.flush(fh.0)));
+        self.workers.run("flush", || reply::empty(reply, self.fs.flush(fh.0)));
     }
 
     fn release(
@@ -253,43 +249,43 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || {
+        self.workers.run("release", || {
             self.fs.release(fh.0);
             reply.ok();
         });
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        guarded("fsync", || reply::empty(reply, self.fs.fsync(fh.0, datasync)));
+        self.workers.run("fsync", || reply::empty(reply, self.fs.fsync(fh.0, datasync)));
     }
 
     fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || {
+        self.workers.run("opendir", || {
             reply::opened(reply, self.fs.opendir(&caller(req), ino(number)), self.caching.directory_flags());
         });
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        guarded("readdir", || listing::plain(&self.fs, fh.0, offset, reply));
+        self.workers.run("readdir", || listing::plain(&self.fs, fh.0, offset, reply));
     }
 
     fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        guarded("readdirplus", || listing::with_attributes(&self.fs, fh.0, offset, self.caching, reply));
+        self.workers.run("readdirplus", || listing::with_attributes(&self.fs, fh.0, offset, self.caching, reply));
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        guarded("releasedir", || {
+        self.workers.run("releasedir", || {
             self.fs.releasedir(fh.0);
             reply.ok();
         });
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        guarded("fsyncdir", || reply::empty(reply, self.fs.fsyncdir(fh.0)));
+        self.workers.run("fsyncdir", || reply::empty(reply, self.fs.fsyncdir(fh.0)));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        guarded("statfs", || match self.fs.statfs() {
+        self.workers.run("statfs", || match self.fs.statfs() {
             Ok(s) => reply.statfs(
                 s.blocks,
                 s.free,
@@ -314,7 +310,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded("setxattr", || {
+        self.workers.run("setxattr", || {
             let set = convert::xattr_mode(flags).map_err(Into::into);
             let set = set.and_then(|mode| self.fs.setxattr(&caller(req), ino(number), name.as_bytes(), value, mode));
             reply::empty(reply, set);
@@ -322,7 +318,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded("getxattr", || {
+        self.workers.run("getxattr", || {
             let value = self.fs.getxattr(&caller(req), ino(number), name.as_bytes());
             let value = value.and_then(|value| value.ok_or_else(|| Errno::NODATA.into()));
             reply::xattr(reply, value, size);
@@ -330,11 +326,11 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", || reply::xattr(reply, self.fs.listxattr(&caller(req), ino(number)), size));
+        self.workers.run("listxattr", || reply::xattr(reply, self.fs.listxattr(&caller(req), ino(number)), size));
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("removexattr", || {
+        self.workers.run("removexattr", || {
             reply::empty(reply, self.fs.removexattr(&caller(req), ino(number), name.as_bytes()));
         });
     }
@@ -353,7 +349,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", || {
+        self.workers.run("create", || {
             let (new, mode) = (convert::new_mode(mode, umask), convert::open_mode(OpenFlags(flags)));
             let created = self.fs.create(&caller(req), ino(parent), name.as_bytes(), new, mode);
             reply::created(reply, created, self.caching);
@@ -406,7 +402,7 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        guarded("ioctl", || {
+        self.workers.run("ioctl", || {
             let done = match cmd {
                 control::CONTROL => control::call(&self.fs, &caller(req), (ino(number), fh.0), in_data, out_size),
                 _ => ioctl::call(&self.fs, fh.0, cmd, in_data, out_size),
@@ -438,14 +434,14 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guarded("fallocate", || {
+        self.workers.run("fallocate", || {
             let what = convert::allocation(mode).map_err(Into::into);
             reply::empty(reply, what.and_then(|what| self.fs.fallocate(&caller(req), fh.0, offset, length, what)));
         });
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guarded("lseek", || {
+        self.workers.run("lseek", || {
             let (at, hole) = match convert::seek_target(offset, whence) {
                 Ok(target) => target,
                 Err(error) => return reply::sought(reply, Err(error.into())),
@@ -472,7 +468,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        guarded("copy_file_range", || {
+        self.workers.run("copy_file_range", || {
             let len = len.min(COPY_MAX.into());
             let copied = self.fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len);
             reply::written(reply, copied.map(|count| count as u32));

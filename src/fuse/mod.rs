@@ -58,5 +58,6 @@ mod negotiate;
 mod reply;
 mod seek;
 mod session;
+mod workers;
 
 pub use session::{MountOptions, serve};

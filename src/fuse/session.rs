@@ -1,6 +1,7 @@
 //! Mounting, serving until the mount ends, and the signals that end it.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Sender};
@@ -16,7 +17,9 @@ use super::adapter::Adapter;
 use super::caching::Caching;
 use super::dark::Keeper;
 use super::seek::Seeker;
-use crate::fs::{EncryptedFs, KeyBell, effective_uid};
+use super::workers::Workers;
+use crate::fs::{EncryptedFs, KeyBell};
+use crate::sys::process::effective_uid;
 
 /// The type that mount(8) shows is `fuse.` with this behind it.
 const SUBTYPE: &str = "kmsfs";
@@ -89,8 +92,12 @@ fn run(fs: &Arc<EncryptedFs>, mountpoint: &Path, options: &MountOptions, ready: 
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let watched = signals.handle();
     let caching = if options.shared { Caching::Shared } else { Caching::OneWriter };
-    let seeker = Arc::new(OnceLock::new());
-    let mut session = Session::new(Adapter::new(fs.clone(), caching, seeker.clone()), &path, &config)?;
+    let (workers, seeker) = (Arc::new(Workers::default()), Arc::new(OnceLock::new()));
+    let adapter = Adapter::new(fs.clone(), caching, workers.clone(), seeker.clone());
+    let mut session = Session::new(adapter, &path, &config)?;
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        workers.look_at(session.as_fd().try_clone_to_owned()?);
+    }
     let _ = seeker.set(Seeker::start(fs.clone(), session.notifier())?);
     let unmounter = Unmounter { session: session.unmount_callable(), path: path.into() };
     let _keeper = Keeper::start(fs.clone(), session.notifier(), options.key_bell.clone(), options.key_ttl)?;

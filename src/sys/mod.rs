@@ -15,6 +15,7 @@ pub mod dir;
 pub mod file;
 pub mod process;
 pub mod push;
+pub mod ready;
 pub mod stat;
 pub mod users;
 pub mod xattr;
