@@ -49,7 +49,6 @@ def options():
     parser.add_argument("--workloads", default="*")
     parser.add_argument("--skip-big", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--image", action="store_true")
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", default="target/bench.json")
     parser.add_argument("--out")
@@ -120,7 +119,6 @@ def measure(given, stories, chosen):
         "seconds": round(time.monotonic() - began),
         "rounds": given.rounds,
         "quick": given.quick,
-        "image": given.image,
         "sizes": sizes,
         "tree": {name: inputs["tree"][name] for name in ("files", "bytes")},
         "targets": [target.name for target in chosen],
@@ -147,12 +145,10 @@ def main():
     if given.memory or given.soak:
         return memory.main(given)
     disk = targets.Disk()
-    stories, chosen = chosen_stories(given), chosen_targets(given.only, disk.base if given.image else AREA)
-    made = []
+    stories, chosen = chosen_stories(given), chosen_targets(given.only, disk.base)
+    made = [disk]
     try:
-        if given.image:
-            made.append(disk)
-            disk.make()
+        disk.make()
         for target in chosen:
             made.append(target)
             target.make()

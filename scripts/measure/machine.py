@@ -99,7 +99,8 @@ def about():
         # The version without what a builder adds to it.
         "kernel": platform.release().split("-")[0],
         "system": first_line("sh", "-c", ". /etc/os-release; echo $PRETTY_NAME"),
-        "backing filesystem": first_line("findmnt", "-n", "-o", "FSTYPE", "--target", AREA),
+        "backing filesystem": "ext4 with a journal, on a loop device with direct I/O over "
+        + first_line("findmnt", "-n", "-o", "FSTYPE", "--target", AREA),
         "kmsfs": first_line(KMSFS, "--version"),
         "rustc": first_line("rustc", "--version"),
         "gocryptfs": first_line("gocryptfs", "-version").split(";")[0],
