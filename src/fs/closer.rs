@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::dirs::Dir;
 use super::error::Result;
 use super::{EncryptedFs, Errno};
-use crate::sys;
 use crate::sys::dir::Access;
+use crate::sys::{self, Stat};
 
 /// Most objects that wait to be let go: whoever removes one more does it alone, so that descriptors stay few.
 const MAX_WAITING: usize = 64;
@@ -88,6 +88,13 @@ fn run(jobs: &Receiver<Job>) {
 pub struct Leaving<'a> {
     closer: &'a Closer,
     held: Option<OwnedFd>,
+}
+
+impl Leaving<'_> {
+    /// What is left of it, if it is held.
+    pub fn stat(&self) -> Option<Stat> {
+        self.held.as_ref().and_then(|fd| sys::stat::of_fd(fd).ok())
+    }
 }
 
 impl Drop for Leaving<'_> {

@@ -264,7 +264,7 @@ impl EncryptedFs {
             if self.inodes.kind(at).is_some_and(|kind| kind != FileKind::Directory) {
                 return Err(Errno::NOTDIR.into());
             }
-            let location = self.inodes.locations(at).into_iter().next().ok_or(Errno::STALE)?;
+            let location = self.inodes.locations(at).next().ok_or(Errno::STALE)?;
             let parent = location.parent;
             if below.len() >= MAX_DEPTH {
                 return Err(Errno::LOOP.into());
@@ -300,7 +300,7 @@ impl EncryptedFs {
             return Ok(());
         }
         // The envelope in store is what counts: it may have been wrapped anew since.
-        let place = match self.inodes.locations(dir.ino).first() {
+        let place = match self.inodes.locations(dir.ino).next() {
             _ if dir.ino == Ino::ROOT => Place::ROOT,
             Some(location) => self.dir(location.parent)?.place(),
             None => return Err(Errno::STALE.into()),

@@ -1,8 +1,9 @@
 //! The inodes that the kernel knows, and by which names they can be reached.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use crate::names::shown;
@@ -18,7 +19,7 @@ impl Ino {
 }
 
 /// A name in a directory: where an inode was last seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Location {
     /// The directory.
     pub parent: Ino,
@@ -33,11 +34,14 @@ impl Location {
     }
 }
 
+/// How many places of a file with many names are copied at first: one of them mostly leads to it.
+const LIKELY: usize = 4;
+
 struct Inode {
     at: Location,
-    /// Further hard links that were looked up.
-    #[expect(clippy::box_collection, reason = "almost no inode has any, and there may be millions")]
-    more: Option<Box<Vec<Location>>>,
+    /// Further hard links that were looked up, the latest last. In a box, because almost no inode has any, and there may
+    /// be millions; a set, because a file of a backup may have tens of thousands.
+    more: Option<Box<IndexSet<Location>>>,
     /// References that the kernel holds (LOOKUP, CREATE and the like; ended by FORGET).
     lookups: u64,
     /// Tells a file from an earlier one with the same number.
@@ -61,29 +65,43 @@ pub enum Attributes {
 
 impl Inode {
     fn locations(&self) -> impl Iterator<Item = &Location> {
-        std::iter::once(&self.at).chain(self.more.iter().flat_map(|more| more.iter()))
+        std::iter::once(&self.at).chain(self.more.iter().flat_map(|more| more.iter().rev()))
+    }
+
+    fn knows(&self, at: &Location) -> bool {
+        self.at == *at || self.more.as_ref().is_some_and(|more| more.contains(at))
     }
 
     fn drop_further(&mut self, at: &Location) {
         if let Some(more) = &mut self.more {
-            more.retain(|known| known != at);
+            more.swap_remove(at);
             if more.is_empty() {
                 self.more = None;
             }
         }
     }
 
+    /// Drops a location, but not the only one.
+    fn drop_any(&mut self, at: &Location) {
+        if self.at == *at
+            && let Some(latest) = self.more.as_mut().and_then(|more| more.pop())
+        {
+            self.at = latest;
+        }
+        self.drop_further(at);
+    }
+
     /// Adds a location. Old ones, which may lead nowhere, make room: a file with so many links is kept by twice as many
     /// names, and one that was dropped by mistake comes back with the next lookup.
     fn add(&mut self, at: Location, links: usize) {
-        if self.locations().any(|known| *known == at) {
+        if self.knows(&at) {
             return;
         }
         let more = self.more.get_or_insert_default();
         if more.len() >= 2 * links {
-            more.remove(0);
+            more.drain(..more.len() / 2);
         }
-        more.push(at);
+        more.insert(at);
     }
 }
 
@@ -97,6 +115,8 @@ impl Inode {
 pub struct InodeTable {
     /// Each in a box: half of a hash table is empty, and that half must be small.
     inodes: Mutex<HashMap<Ino, Box<Inode>>>,
+    /// Some inode had several locations.
+    has_links: AtomicBool,
     /// How often an attribute was set, or another object got a name.
     attribute_changes: AtomicU64,
 }
@@ -128,6 +148,7 @@ impl InodeTable {
             inode.more = None;
         } else {
             inode.add(at, stat.nlink as usize);
+            self.has_links.store(true, Ordering::Relaxed);
         }
         generation
     }
@@ -144,9 +165,27 @@ impl InodeTable {
         last
     }
 
-    /// Every place where `ino` was seen, the most likely first. Empty if the kernel does not know it.
-    pub fn locations(&self, ino: Ino) -> Vec<Location> {
-        self.inodes.lock().get(&ino).map(|inode| inode.locations().cloned().collect()).unwrap_or_default()
+    /// Every place where `ino` was seen, the most likely first; some may come twice. None if the kernel does not know it.
+    pub fn locations(&self, ino: Ino) -> impl Iterator<Item = Location> {
+        let likely = self.copied(ino, LIKELY);
+        let all = (likely.len() == LIKELY).then(|| std::iter::once_with(move || self.copied(ino, usize::MAX)));
+        likely.into_iter().chain(all.into_iter().flatten().flatten())
+    }
+
+    fn copied(&self, ino: Ino, most: usize) -> Vec<Location> {
+        self.inodes.lock().get(&ino).map(|inode| inode.locations().take(most).cloned().collect()).unwrap_or_default()
+    }
+
+    /// Whether it may be that some file is known by several names: if not, nobody need ask which lost one.
+    pub fn has_links(&self) -> bool {
+        self.has_links.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `ino` lost the name `at`. The kernel gives that name to no other file before it has our answer.
+    pub fn unlinked(&self, ino: Ino, at: &Location) {
+        if let Some(inode) = self.inodes.lock().get_mut(&ino) {
+            inode.drop_any(at);
+        }
     }
 
     /// The type of `ino`, if the kernel knows it.
@@ -191,10 +230,10 @@ impl InodeTable {
     /// Notes that `ino` will soon be at `to`; true if that is news.
     pub fn renaming(&self, ino: Ino, to: &Location) -> bool {
         let mut inodes = self.inodes.lock();
-        let Some(inode) = inodes.get_mut(&ino).filter(|inode| !inode.locations().any(|known| known == to)) else {
+        let Some(inode) = inodes.get_mut(&ino).filter(|inode| !inode.knows(to)) else {
             return false;
         };
-        inode.more.get_or_insert_default().push(to.clone());
+        inode.more.get_or_insert_default().insert(to.clone());
         true
     }
 
@@ -210,10 +249,11 @@ impl InodeTable {
         let mut inodes = self.inodes.lock();
         let Some(inode) = inodes.get_mut(&ino) else { return };
         inode.drop_further(&to);
-        let more = inode.more.iter_mut().flat_map(|more| more.iter_mut());
-        match std::iter::once(&mut inode.at).chain(more).find(|known| **known == *from) {
-            Some(known) => *known = to,
-            None => inode.more.get_or_insert_default().push(to),
+        if inode.at == *from {
+            inode.at = to;
+        } else {
+            inode.drop_further(from);
+            inode.more.get_or_insert_default().insert(to);
         }
     }
 
@@ -279,6 +319,10 @@ mod tests {
         }
     }
 
+    fn places(table: &InodeTable) -> Vec<Location> {
+        table.locations(Ino(7)).collect()
+    }
+
     #[test]
     fn an_inode_lives_until_the_last_forget() {
         let table = InodeTable::default();
@@ -296,9 +340,9 @@ mod tests {
         let (a, b, c) = (Location::new(Ino::ROOT, b"a"), Location::new(Ino(9), b"b"), Location::new(Ino(9), b"c"));
         table.looked_up(Ino(7), a.clone(), &stat(2, 1), 0);
         table.looked_up(Ino(7), b.clone(), &stat(2, 1), 0);
-        assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
+        assert_eq!(places(&table), [a.clone(), b.clone()]);
         table.renamed(Ino(7), &b, c.clone());
-        assert_eq!(table.locations(Ino(7)), [a, c]);
+        assert_eq!(places(&table), [a, c]);
     }
 
     #[test]
@@ -307,12 +351,47 @@ mod tests {
         let (a, b) = (Location::new(Ino::ROOT, b"a"), Location::new(Ino(9), b"b"));
         table.looked_up(Ino(7), a.clone(), &stat(1, 1), 0);
         assert!(table.renaming(Ino(7), &b));
-        assert_eq!(table.locations(Ino(7)), [a.clone(), b.clone()]);
+        assert_eq!(places(&table), [a.clone(), b.clone()]);
         table.not_renamed(Ino(7), &b);
-        assert_eq!(table.locations(Ino(7)), std::slice::from_ref(&a));
+        assert_eq!(places(&table), std::slice::from_ref(&a));
         assert!(table.renaming(Ino(7), &b));
         table.renamed(Ino(7), &a, b.clone());
-        assert_eq!(table.locations(Ino(7)), [b]);
+        assert_eq!(places(&table), [b]);
+    }
+
+    #[test]
+    fn a_removed_name_is_no_place_any_more_but_the_last_one_stays() {
+        let table = InodeTable::default();
+        let names: Vec<_> = (0..10_u8).map(|number| Location::new(Ino::ROOT, &[number])).collect();
+        assert!(!table.has_links());
+        for name in &names {
+            table.looked_up(Ino(7), name.clone(), &stat(10, 1), 0);
+        }
+        assert!(table.has_links());
+        let known = || table.locations(Ino(7)).collect::<HashSet<_>>();
+        assert_eq!(known(), names.iter().cloned().collect());
+        // The first, the latest, one between, one that is not there.
+        for gone in [0, 9, 5, 5] {
+            table.unlinked(Ino(7), &names[gone]);
+        }
+        let left = [1, 2, 3, 4, 6, 7, 8].map(|number| names[number].clone());
+        assert_eq!(known(), left.iter().cloned().collect());
+        for name in &left {
+            table.unlinked(Ino(7), name);
+        }
+        assert_eq!(known().len(), 1, "for messages, and for who has it open");
+    }
+
+    #[test]
+    fn of_many_places_a_few_come_first() {
+        let table = InodeTable::default();
+        for number in 0..1000_u32 {
+            table.looked_up(Ino(7), Location::new(Ino::ROOT, &number.to_le_bytes()), &stat(1000, 1), 0);
+        }
+        let first: Vec<_> = table.locations(Ino(7)).take(LIKELY).collect();
+        assert_eq!(first[0], Location::new(Ino::ROOT, &0_u32.to_le_bytes()));
+        assert_eq!(first[1], Location::new(Ino::ROOT, &999_u32.to_le_bytes()));
+        assert_eq!(table.locations(Ino(7)).collect::<HashSet<_>>().len(), 1000);
     }
 
     #[test]
@@ -321,8 +400,8 @@ mod tests {
         for number in 0..1000_u32 {
             table.looked_up(Ino(7), Location::new(Ino::ROOT, &number.to_le_bytes()), &stat(2, 1), 0);
         }
-        assert!(table.locations(Ino(7)).len() <= 5);
-        assert!(table.locations(Ino(7)).contains(&Location::new(Ino::ROOT, &999_u32.to_le_bytes())));
+        assert!(table.copied(Ino(7), usize::MAX).len() <= 5);
+        assert!(places(&table).contains(&Location::new(Ino::ROOT, &999_u32.to_le_bytes())));
     }
 
     #[test]
@@ -331,7 +410,7 @@ mod tests {
         let first = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"old"), &stat(1, 1), 0);
         let second = table.looked_up(Ino(7), Location::new(Ino::ROOT, b"new"), &stat(1, 2), 0);
         assert_ne!(first, second);
-        assert_eq!(table.locations(Ino(7)), [Location::new(Ino::ROOT, b"new")]);
+        assert_eq!(places(&table), [Location::new(Ino::ROOT, b"new")]);
         table.forget(Ino(7), 1);
         assert_eq!(table.len(), 1, "the kernel still holds the new file");
         table.forget(Ino(7), 1);

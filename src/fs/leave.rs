@@ -85,7 +85,7 @@ impl EncryptedFs {
 
     /// The same for a directory.
     fn subject_of_dir<'a>(&'a self, dir: &Dir) -> Result<Subject<'a>> {
-        let place = match self.inodes.locations(dir.ino).first() {
+        let place = match self.inodes.locations(dir.ino).next() {
             _ if dir.ino == Ino::ROOT => Place::ROOT,
             Some(location) => self.dir(location.parent)?.place(),
             // It was removed, and is empty.

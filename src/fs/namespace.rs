@@ -270,7 +270,7 @@ impl EncryptedFs {
         Ok((fd, (key, self.gift_of(&envelope)?)))
     }
 
-    fn unlink_backing(&self, dir: &Dir, name: &EncodedName) -> Result<()> {
+    fn unlink_backing(&self, dir: &Dir, name: &EncodedName, at: &Location) -> Result<()> {
         let _names = self.names_lock();
         if self.envelopes.sidecars().is_some() {
             let stat = self.stat_in(dir, name)?;
@@ -280,6 +280,13 @@ impl EncryptedFs {
         self.inodes.attributes_change();
         let leaving = self.leaving(dir, stored(name));
         sys::dir::unlink(dir.fd(), stored(name))?;
+        if self.inodes.has_links()
+            && let Some(stat) = leaving.stat()
+            && stat.nlink > 0
+            && let Ok(ino) = self.ino_of(&stat)
+        {
+            self.inodes.unlinked(ino, at);
+        }
         drop(leaving);
         self.drop_sidecar(dir, stored(name));
         Ok(())
@@ -293,7 +300,7 @@ impl EncryptedFs {
         let at = Location::new(parent, name);
         let long_link = self.long_links.take(&at);
         let home = if long_link { self.home_to_remove(&dir, stored(&encoded)) } else { None };
-        if let Err(error) = self.unlink_backing(&dir, &encoded) {
+        if let Err(error) = self.unlink_backing(&dir, &encoded, &at) {
             if long_link {
                 self.long_links.note(at);
             }

@@ -49,6 +49,27 @@ fn hard_links_across_directories_outlive_each_other_and_remounts() {
 }
 
 #[test]
+fn a_file_of_many_names_is_reached_by_those_that_are_left() {
+    let mut place = Place::own();
+    let name = |number: u64| place.at(&format!("name{number}"));
+    let many = 20_000;
+    write(&name(0), pattern(1, 0, 100));
+    (1..many).for_each(|number| fs::hard_link(name(0), name(number)).expect("link"));
+    // The first, the last and each second one go; all of them are known by then.
+    let goes = |number: u64| number == 0 || number == many - 1 || number.is_multiple_of(2);
+    (0..many).for_each(|number| assert_eq!(lstat(&name(number)).nlink(), many));
+    (0..many).filter(|number| goes(*number)).for_each(|number| fs::remove_file(name(number)).expect("unlink"));
+    let left: Vec<_> = (0..many).filter(|number| !goes(*number)).map(name).collect();
+    for path in &left {
+        assert_eq!(lstat(path).nlink(), left.len() as u64, "{}", path.display());
+    }
+    write(&left[7], pattern(2, 0, 200));
+    place.remount(&[]);
+    assert!(left.iter().step_by(100).all(|path| read(path) == pattern(2, 0, 200)));
+    left.iter().for_each(|path| fs::remove_file(path).expect("unlink"));
+}
+
+#[test]
 fn an_empty_file_linked_elsewhere_can_be_filled_by_either_name() {
     let mut place = Place::own();
     mkdir(&place.at("d"));
