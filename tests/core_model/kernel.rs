@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use kmsfs::content::Durability;
 use kmsfs::crypto::Suite;
 use kmsfs::envelope::{NameForm, NewVolume, Placement, Volume, VolumeHeader, create_volume};
-use kmsfs::fs::{Attr, Caller, EncryptedFs, FileKind, FsConfig, Ino, Looked, OpenMode, Time, effective_uid};
+use kmsfs::fs::{Attr, Caller, EncryptedFs, FileKind, FsConfig, Ino, Looked, OpenMode, Time};
 use kmsfs::kms::LocalKms;
+use kmsfs::sys::process::effective_uid;
 use tempfile::TempDir;
 
 use crate::ops::{At, Op};
