@@ -112,12 +112,18 @@ def verdicts(results):
     return "\n".join(lines)
 
 
+def failures(results):
+    """Each once, however many rounds it came in, and in one line."""
+    told = (f"{fault['target']} failed in {', '.join(fault['workloads'])}: {fault['wrong']}" for fault in results["faults"])
+    return list(dict.fromkeys(" ".join(text.split()) for text in told))
+
+
 def show(results, kind):
     for title, table in tables(results, kind):
         say(f"\n{title}\n\n{table}")
     say(f"\n{verdicts(results)}\n")
-    for fault in results["faults"]:
-        say(f"FAILED {fault['target']} in {', '.join(fault['workloads'])}: {fault['wrong']}")
+    for text in failures(results):
+        say(text)
     say(f"made by `{results['command']}` in {results['seconds']} s, {results['rounds']} rounds")
 
 
@@ -155,5 +161,4 @@ def publish(results, out):
     update_page(out, "machine", machine_text(results))
     update_page(out, "aims", verdicts(results))
     text = "\n\n".join(f"### {title}\n\n{table}" for title, table in tables(results))
-    failed = [f"- {fault['target']} failed in {', '.join(fault['workloads'])}: {fault['wrong']}" for fault in results["faults"]]
-    update_page(out, "tables", text + ("\n\n" + "\n".join(failed) if failed else ""))
+    update_page(out, "tables", "\n\n".join([text, *failures(results)]))
