@@ -115,11 +115,14 @@ impl OpenFile {
         self.home.lock().clone()
     }
 
-    /// The envelope moved with the file, or is good in more directories now.
+    /// The stored envelope moved with the file, was wrapped anew, or is good in more directories now. A file that was cut
+    /// to nothing has it in reserve.
     pub fn set_envelope(&self, envelope: Envelope) {
         let mut slot = self.envelope.lock();
         if slot.is_some() {
             *slot = Some(envelope);
+        } else if let Some(new) = self.reserved.lock().as_mut().filter(|new| new.is_stored) {
+            new.envelope = envelope;
         }
     }
 

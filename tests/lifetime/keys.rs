@@ -94,6 +94,25 @@ fn a_whole_volume_moves_to_another_key() {
 }
 
 #[test]
+fn a_file_that_is_cut_and_open_while_it_moves_to_another_key_is_under_that() {
+    let volume = Volume::new();
+    let mount = volume.mount(&[]);
+    let path = mount.at("file");
+    fs::write(&path, [b'x'; 5000]).expect("write");
+    let cut = fs::File::create(&path).expect("open with O_TRUNC");
+    done(&volume, &["key", "create", "--alias", "alias/new"]);
+    done(&volume, &["rewrap", text(mount.dir()), "--to-key", "alias/new"]);
+    std::os::unix::fs::FileExt::write_all_at(&cut, b"anew", 0).and_then(|()| cut.sync_all()).expect("write");
+    done(&volume, &["key", "disable", DEFAULT]);
+    // Twice as long as the mount needs to see it.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(fs::read(&path).expect("the old key is of no use to it"), b"anew");
+    drop(cut);
+    assert!(which(&volume, &path).contains("alias/new"));
+    mount.unmount();
+}
+
+#[test]
 fn a_volume_that_another_one_is_mounted_over_is_not_taken_for_it() {
     let volume = Volume::new();
     let mount = volume.mount(&[]);
