@@ -265,6 +265,22 @@ fn compare_trees(left: &Path, right: &Path, when: &str) {
     }
 }
 
+/// Longest path below the root, in bytes. No call takes one of 4096.
+const LONGEST: usize = 3000;
+
+/// Whether a directory would be moved so deep that its entries have no path any more: they move into each other without end.
+fn is_too_deep(root: &Path, step: &Step) -> bool {
+    let Step::Rename { from, to, flags } = step else { return false };
+    let deepest = |moved: &Path, into: &Path| {
+        let dir = root.join(moved);
+        let is_dir = fs::symlink_metadata(&dir).is_ok_and(|stat| stat.is_dir());
+        let below = if is_dir { tree(&dir) } else { Vec::new() };
+        let longest = below.iter().map(|path| path.as_os_str().len() - dir.as_os_str().len()).max();
+        longest.unwrap_or(0) + into.as_os_str().len()
+    };
+    deepest(from, to) > LONGEST || (flags.contains(RenameFlags::EXCHANGE) && deepest(to, from) > LONGEST)
+}
+
 #[test]
 fn random_operations_answer_as_a_plain_directory_does() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
@@ -278,6 +294,9 @@ fn random_operations_answer_as_a_plain_directory_does() {
     let (start, mut history) = (Instant::now(), Vec::new());
     while start.elapsed() < length {
         let step = choose(&mut dice);
+        if is_too_deep(model.path(), &step) {
+            continue;
+        }
         history.push(step.clone());
         let (seen, expected) = (ours.apply(&step), theirs.apply(&step));
         if seen != expected {
