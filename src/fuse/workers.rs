@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::ready::is_readable;
 
-/// How long to look. Twice or five times as long found hardly more requests (docs/performance.md, section 4).
+/// How long to look. Twice or five times as long found hardly more requests (decision 0014).
 const MOMENT: Duration = Duration::from_micros(20);
 
 /// The workers of a session.
