@@ -19,6 +19,7 @@ from machine import AREA, Failed, about, fail, say
 
 MIB = 1 << 20
 SIZES = {
+    "disk": 20 << 30,
     "sequential": 128 * MIB,
     "random": 128 * MIB,
     "random cold": 4096,
@@ -30,6 +31,7 @@ SIZES = {
     "copies": 13,
 }
 QUICK = {
+    "disk": 4 << 30,
     "sequential": 32 * MIB,
     "random": 32 * MIB,
     "random cold": 1024,
@@ -63,6 +65,10 @@ def options():
     return given
 
 
+def sizes_of(given):
+    return QUICK if given.quick else SIZES
+
+
 def chosen_targets(only, base):
     known = targets.everything(base)
     names = only.split(",") if only else list(known)
@@ -94,7 +100,7 @@ def tell(story, target, sizes, inputs):
 
 def measure(given, stories, chosen):
     """All rounds. Each target does a story before any does the next one, and each round begins with another target."""
-    sizes = QUICK if given.quick else SIZES
+    sizes = sizes_of(given)
     inputs = {"tree": trees.source_tree()}
     times, work, faults, began = {}, {}, [], time.monotonic()
     for number in range(given.rounds):
@@ -144,7 +150,7 @@ def main():
         return audit.main()
     if given.memory or given.soak:
         return memory.main(given)
-    disk = targets.Disk()
+    disk = targets.Disk(sizes_of(given)["disk"])
     stories, chosen = chosen_stories(given), chosen_targets(given.only, disk.base)
     made = [disk]
     try:

@@ -9,7 +9,6 @@ from machine import AREA, KMSFS, PASSTHROUGH, Failed, drop_caches, is_mounted, p
 
 PASSPHRASE = "a passphrase for measuring"
 PATIENCE = 20.0
-IMAGE_BYTES = 20 << 30
 
 
 def wait_for(what, done):
@@ -168,13 +167,13 @@ class Disk:
     (`recently_deleted` in fs/ext4/ialloc.c), so that who comes after a removal of many files pays for it.
     """
 
-    def __init__(self):
-        self.image, self.base = os.path.join(AREA, "disk.img"), os.path.join(AREA, "disk")
+    def __init__(self, size):
+        self.size, self.image, self.base = size, os.path.join(AREA, "disk.img"), os.path.join(AREA, "disk")
 
     def make(self):
         os.mkdir(self.base)
         # Written once: else the first writes would allocate below.
-        run("dd", "if=/dev/zero", f"of={self.image}", "bs=4M", f"count={IMAGE_BYTES >> 22}", "oflag=direct")
+        run("dd", "if=/dev/zero", f"of={self.image}", "bs=4M", f"count={self.size >> 22}", "oflag=direct")
         device = run("losetup", "--find", "--show", "--direct-io=on", self.image).strip()
         try:
             run("mkfs.ext4", "-q", "-b", 4096, "-O", "encrypt", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
