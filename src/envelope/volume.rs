@@ -1,5 +1,7 @@
 //! The volume header, `.kmsfs/volume.json` and its copy (docs/format.md section 9).
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -275,66 +277,10 @@ impl VolumeHeader {
         }
     }
 
-    /// The same volume with its key under the newest version of `to`, which becomes the CMK for new
-    /// data keys (of its present CMK if `None`). Nothing is written before [`VolumeHeader::store`].
-    ///
-    /// # Errors
-    /// [`VolumeError::Kms`].
-    pub fn rewrapped(&self, kms: &dyn Kms, to: Option<&KeyId>) -> Result<Self, VolumeError> {
-        let mut new = self.clone();
-        if let Some(key) = to {
-            new.key = key.clone();
-            new.json.insert("key".into(), key.0.clone().into());
-        }
-        let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(&self.volume_key.0, &from, to, &into);
-        new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
-        Ok(new)
-    }
-
-    /// The same volume with another placement, or (`migrating`) on the way there, when nobody may use it. Nothing is
-    /// written before [`VolumeHeader::store`], nor are envelopes moved.
-    ///
-    /// # Errors
-    /// [`VolumeError::Kms`].
-    pub fn placed(&self, kms: &dyn Kms, placement: Placement, migrating: bool) -> Result<Self, VolumeError> {
-        let mut new = self.clone();
-        (new.placement, new.migrating) = (placement, migrating);
-        new.json.insert("placement".into(), placement.name().into());
-        if let Some(Value::Array(incompat)) = new.json.get_mut("features").and_then(|all| all.get_mut("incompat")) {
-            incompat.retain(|feature| feature != MIGRATING);
-            incompat.extend(migrating.then(|| MIGRATING.into()));
-        }
-        let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(&self.volume_key.0, &from, None, &into);
-        new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
-        Ok(new)
-    }
-
     /// Whether files under the XTS suite may be in the volume.
     pub fn has_xts(&self) -> bool {
         let incompat = self.json.get("features").and_then(|features| features.get("incompat"));
         incompat.and_then(Value::as_array).is_some_and(|known| known.iter().any(|feature| feature == XTS))
-    }
-
-    /// The same volume, which may hold files under the XTS suite from now on. Nothing is written before
-    /// [`VolumeHeader::store`].
-    ///
-    /// # Errors
-    /// [`VolumeError::Kms`].
-    pub fn with_xts(&self, kms: &dyn Kms) -> Result<Self, VolumeError> {
-        let mut new = self.clone();
-        if !self.has_xts() {
-            let features = new.json.entry("features").or_insert_with(|| serde_json::json!({}));
-            match &mut features["incompat"] {
-                Value::Array(incompat) => incompat.push(XTS.into()),
-                absent => *absent = serde_json::json!([XTS]),
-            }
-        }
-        let (from, into) = (self.key_context(), new.key_context());
-        let blob = kms.re_encrypt(&self.volume_key.0, &from, None, &into);
-        new.volume_key = blob.map_err(VolumeError::kms(&self.root))?;
-        Ok(new)
     }
 
     fn unwrap_key(&self, kms: &dyn Kms) -> Result<DataKey, KmsError> {
