@@ -1,5 +1,5 @@
 //! A mount or a server in the background: the command starts itself once more, hands the secret over through a pipe, and
-//! waits for one line: `ready TEXT`, or `failed CODE TEXT`.
+//! waits for one line: `ready TEXT`, or `failed CODE TEXT`. In the foreground the text alone is printed.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::failure::{Code, Failure};
-use super::logging;
+use super::{logging, output};
 use crate::sys;
 
 const READY: &str = "ready";
@@ -52,6 +52,19 @@ pub(super) fn start(arguments: &[OsString], line: &[u8]) -> Result<String, Failu
     })
 }
 
+/// What was asked for is there: says so, in `text`, to whoever waits for it.
+pub(super) fn ready(reporter: Option<&Reporter>, text: &str) {
+    match reporter {
+        Some(reporter) => reporter.ready(text),
+        // Nobody listens; it is there all the same.
+        None => drop(output::line(text)),
+    }
+    // For units of Type=notify; elsewhere it does nothing.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        log::warn!("cannot tell systemd: {error}");
+    }
+}
+
 /// The other end: the process in the background.
 #[derive(Default)]
 pub(super) struct Reporter {
@@ -59,8 +72,8 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// What was asked for is there: says so, with one line of text, leaves the terminal and logs to syslog.
-    pub(super) fn ready(&self, text: &str) {
+    /// Says so to the parent, leaves the terminal and logs to syslog.
+    fn ready(&self, text: &str) {
         self.is_ready.store(true, Ordering::Release);
         let mut out = io::stdout().lock();
         // If the command was interrupted nobody listens; it is there all the same.

@@ -116,11 +116,8 @@ fn start(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
             args.keystore.secret.unlock(|secret| unlock(&plan.header, &plan.keystore_dir, &secret, recording))?;
         let bell = Arc::new(KeyBell::default());
         let _watcher = watch(&plan, &kms, &bell)?;
-        let served = serve(&plan, (kms.clone(), bell), volume, || {
-            if let Some(reporter) = reporter {
-                reporter.ready("")
-            }
-        });
+        let text = format!("Mounted {} on {}", plan.backing.display(), plan.mountpoint.display());
+        let served = serve(&plan, (kms.clone(), bell), volume, || background::ready(reporter, &text));
         kms.flush_record();
         drop(locked);
         return served;

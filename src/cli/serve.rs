@@ -132,11 +132,7 @@ fn serve(args: &Args, reporter: Option<&Reporter>) -> Result<(), Failure> {
     });
     watch.map_err(|error| fail("cannot start a thread", &error))?;
     let text = readiness(&server, &listen, &dir);
-    match reporter {
-        Some(reporter) => reporter.ready(&text),
-        None => output::line(text)?,
-    }
-    tell_systemd();
+    background::ready(reporter, &text);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or_else(cores).max(1);
     server.run(threads).map_err(|error| fail("cannot serve", &error))
@@ -148,11 +144,4 @@ fn readiness(server: &Server, listen: &Listen, dir: &Path) -> String {
     let places: Vec<String> = places.into_iter().flatten().collect();
     let also = if places.is_empty() { String::new() } else { format!(", on {}", places.join(" and ")) };
     format!("Serving {}: to its owner's commands{also}", dir.display())
-}
-
-/// For units of Type=notify; elsewhere it does nothing.
-fn tell_systemd() {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        log::warn!("cannot tell systemd that the server is ready: {error}");
-    }
 }

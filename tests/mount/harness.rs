@@ -205,21 +205,22 @@ impl Volume {
     /// Mounts in the foreground with the log kept, or gives the refusal.
     pub fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Refusal> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.base.path().join(format!("log.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let stderr = File::create(&log).expect("log file");
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let [log, told] = ["log", "told"].map(|name| self.base.path().join(format!("{name}.{count}")));
+        let [stderr, stdout] = [&log, &told].map(|path| File::create(path).expect("a file for the daemon's words"));
         let mut command = self.command();
         command.arg("mount").arg(&self.backing).arg(&self.mountpoint).arg("-f").args(arguments);
         command.arg("--keystore").arg(&self.keystore).arg("--passfile").arg(&self.passfile);
         if self.user.is_none() {
             command.args(["-o", "allow_other"]);
         }
-        let layers = mounts_on(&self.mountpoint);
-        let child = command.stdout(Stdio::null()).stderr(stderr).spawn();
+        let child = command.stdout(stdout).stderr(stderr).spawn();
         let mut child = child.unwrap_or_else(|e| panic!("{}: {e}", self.binary.display()));
         let mut ended = None;
+        // It is in the table of mounts before it has greeted the kernel: who unmounts then breaks it off.
         wait_until("the mount", || {
             ended = child.try_wait().expect("wait for kmsfs");
-            ended.is_some() || mounts_on(&self.mountpoint) > layers
+            ended.is_some() || read_text(&told).starts_with("Mounted ")
         });
         match ended {
             Some(status) => Err(Refusal { code: status.code(), said: read_text(&log) }),
