@@ -22,7 +22,7 @@ impl Drill {
         if skipped_in_plain_mode() {
             return None;
         }
-        let volume = Volume::folders();
+        let volume = Volume::folders().by_passphrase();
         let made = volume.run(&["init", "--unlock-time", "1", path(&volume.backing)]);
         assert!(made.status.success(), "{}", words(&made));
         let text = String::from_utf8(made.stdout).expect("text");

@@ -37,6 +37,8 @@ mod model;
 mod names;
 #[path = "mount/perms.rs"]
 mod perms;
+#[path = "mount/place.rs"]
+mod place;
 #[path = "mount/scale.rs"]
 mod scale;
 #[path = "mount/secrets.rs"]

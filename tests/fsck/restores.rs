@@ -82,8 +82,8 @@ fn a_restore_that_was_killed_is_finished_by_the_next() {
     let usual = started.elapsed();
     for round in 0..setting("KMSFS_CRASH_ROUNDS", 5) {
         let mut command = copy.command();
-        command.arg("fsck").arg(&copy.backing).arg("--restore-keys").arg("--keystore").arg(&copy.keystore);
-        let mut child = command.arg("--passfile").arg(&copy.passfile).stdout(Stdio::null()).spawn().expect("fsck");
+        command.arg("fsck").arg(&copy.backing).arg("--restore-keys").args(copy.secret());
+        let mut child = command.stdout(Stdio::null()).spawn().expect("fsck");
         std::thread::sleep(usual.mul_f64(0.2 + 0.15 * round as f64).min(Duration::from_secs(10)));
         child.kill().expect("kill");
         child.wait().expect("wait");
@@ -191,8 +191,8 @@ fn root_mends_the_volume_of_another_user() {
         fs::remove_file(volume.backing.join(".kmsfs").join(name)).expect("rm");
     }
     let mut by_root = std::process::Command::new(crate::harness::binary());
-    by_root.arg("fsck").arg(&volume.backing).args(["--restore-keys", "--repair", "--keys-copy", "--keystore"]);
-    let outcome = by_root.arg(&volume.keystore).arg("--passfile").arg(&volume.passfile).output().expect("fsck");
+    by_root.arg("fsck").arg(&volume.backing).args(["--restore-keys", "--repair", "--keys-copy"]);
+    let outcome = by_root.args(volume.secret()).output().expect("fsck");
     assert!(outcome.status.success(), "{}", words(&outcome));
     for path in tree(&volume.backing) {
         assert_eq!(lstat(&path).uid(), NOBODY, "{}", path.display());

@@ -33,8 +33,8 @@ pub fn furnish(root: &Path, directories: u64, files: u64) {
     let at = |name: &str| root.join("odd").join(name);
     write(&at("groups"), pattern(1, 0, 700_000));
     let sparse = open_rw(&at("sparse"));
-    sparse.set_len(1 << 30).expect("grow");
-    std::os::unix::fs::FileExt::write_all_at(&sparse, &pattern(2, 0, 5000), 600 << 20).expect("write");
+    sparse.set_len(1 << 27).expect("grow");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &pattern(2, 0, 5000), 75 << 20).expect("write");
     drop(sparse);
     for name in ["one", "two", "nested"] {
         mkdir(&at(name));

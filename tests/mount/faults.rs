@@ -39,7 +39,7 @@ fn a_wrong_passphrase_is_refused() {
     if skipped_in_plain_mode() {
         return;
     }
-    let volume = Volume::new();
+    let volume = Volume::with_passphrase();
     let right = fs::read(&volume.passfile).expect("passphrase");
     for wrong in [&b"incorrect horse\n"[..], b"\n", b"", b"correct horse battery staple \n"] {
         write(&volume.passfile, wrong);
@@ -54,7 +54,7 @@ fn another_keystore_is_refused_and_the_copy_in_the_volume_suffices() {
     if skipped_in_plain_mode() {
         return;
     }
-    let mut volume = Volume::new();
+    let mut volume = Volume::with_passphrase();
     let mount = volume.mount(&[]);
     write(&mount.at("f"), pattern(1, 0, 5000));
     mount.unmount();

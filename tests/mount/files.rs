@@ -8,8 +8,9 @@ use std::process::Command;
 
 use rustix::fs::{Mode, RenameFlags, XattrFlags};
 
-use crate::harness::{Place, skipped_in_plain_mode, words};
+use crate::harness::{skipped_in_plain_mode, words};
 use crate::ops::{Errno, lstat, open_rw, pattern, read, rename, said, write};
+use crate::place::Place;
 use crate::raw::Mapping;
 
 /// Sizes around every boundary of the format: inline, block, group.

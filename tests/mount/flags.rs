@@ -7,8 +7,9 @@ use std::process::Command;
 
 use rustix::fs::FallocateFlags;
 
-use crate::harness::{Place, skipped_in_plain_mode, words};
+use crate::harness::{skipped_in_plain_mode, words};
 use crate::ops::{Errno, open_rw, pattern, read, said, write};
+use crate::place::Place;
 
 fn chattr(flag: &str, path: &Path) {
     let said = Command::new("chattr").arg(flag).arg(path).output().expect("chattr");

@@ -1,6 +1,5 @@
-//! Volumes, mounts and places to test in; drives the real binary.
+//! Volumes and mounts to test with; drives the real binary.
 //!
-//! With `KMSFS_TEST_PLAIN=1` a [`Place`] is a plain directory: what fails there is wrong in the test, not in kmsfs.
 //! `KMSFS_TEST_SUITE=xts` makes volumes with the XTS suite. Other variables: `KMSFS_BIN`, another binary; `TMPDIR`, where volumes are made (it needs user xattrs).
 
 use std::ffi::OsStr;
@@ -9,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -24,7 +23,7 @@ pub fn xts() -> bool {
     std::env::var_os("KMSFS_TEST_SUITE").is_some_and(|value| value == "xts")
 }
 
-/// Whether tests run in plain directories.
+/// Whether tests run in plain directories: `KMSFS_TEST_PLAIN=1`.
 pub fn plain() -> bool {
     std::env::var_os("KMSFS_TEST_PLAIN").is_some_and(|value| value == "1")
 }
@@ -44,7 +43,7 @@ pub fn sidecars() -> bool {
     std::env::var_os("KMSFS_TEST_PLACEMENT").is_some_and(|value| value == "sidecar")
 }
 
-fn need_root_and_fuse() {
+pub fn need_root_and_fuse() {
     assert!(rustix::process::geteuid().is_root(), "these tests mount and change users: run them as root");
     assert!(plain() || Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests mount (modprobe fuse)");
 }
@@ -97,14 +96,19 @@ pub fn binary() -> PathBuf {
     std::env::var_os("KMSFS_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_kmsfs")), PathBuf::from)
 }
 
-/// A backing tree, its keystore, its passphrase and its mountpoint, all in a temporary folder.
+/// A backing tree, its keystore, what opens that and its mountpoint, all in a temporary folder.
+///
+/// A key file opens it, the same for all, unless a test asks for a passphrase: Argon2id at its least takes more processor time
+/// than all else that a command does in most tests.
 #[derive(Clone)]
 pub struct Volume {
     base: Arc<TempDir>,
     binary: PathBuf,
     user: Option<u32>,
+    has_passphrase: bool,
     pub backing: PathBuf,
     pub keystore: PathBuf,
+    pub keyfile: PathBuf,
     pub passfile: PathBuf,
     pub mountpoint: PathBuf,
 }
@@ -122,6 +126,13 @@ impl Volume {
         volume
     }
 
+    /// A fresh volume that a passphrase opens.
+    pub fn with_passphrase() -> Volume {
+        let volume = Volume::folders().by_passphrase();
+        volume.init(&[]);
+        volume
+    }
+
     /// Everything but the volume itself.
     pub fn folders() -> Volume {
         let base = TempDir::with_prefix("kmsfs-test-").expect("temporary folder");
@@ -130,8 +141,10 @@ impl Volume {
         let volume = Volume {
             binary: binary(),
             user: None,
+            has_passphrase: false,
             backing: at.join("backing"),
             keystore: at.join("keystore"),
+            keyfile: at.join("key"),
             passfile: at.join("passphrase"),
             mountpoint: at.join("mountpoint"),
             base: Arc::new(base),
@@ -139,7 +152,22 @@ impl Volume {
         fs::create_dir(&volume.backing).expect("backing folder");
         fs::create_dir(&volume.mountpoint).expect("mountpoint");
         fs::write(&volume.passfile, format!("{PASSPHRASE}\n")).expect("passphrase file");
+        fs::write(&volume.keyfile, [b'k'; 64]).expect("key file");
+        fs::set_permissions(&volume.keyfile, fs::Permissions::from_mode(0o600)).expect("chmod");
         volume
+    }
+
+    /// The same, to be opened by the passphrase.
+    pub fn by_passphrase(mut self) -> Volume {
+        self.has_passphrase = true;
+        self
+    }
+
+    /// The arguments that open the keystore.
+    pub fn secret(&self) -> [&OsStr; 4] {
+        let (option, file) =
+            if self.has_passphrase { ("--passfile", &self.passfile) } else { ("--keyfile", &self.keyfile) };
+        ["--keystore".as_ref(), self.keystore.as_os_str(), option.as_ref(), file.as_os_str()]
     }
 
     /// A fresh volume of an ordinary user, who makes and mounts it.
@@ -154,7 +182,7 @@ impl Volume {
             !started.is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy)
         });
         volume.user = Some(user);
-        for path in [volume.base.path(), &volume.backing, &volume.mountpoint, &volume.passfile] {
+        for path in [volume.base.path(), &volume.backing, &volume.mountpoint, &volume.keyfile] {
             std::os::unix::fs::chown(path, Some(user), Some(user)).expect("chown");
         }
         volume.init(&[]);
@@ -190,10 +218,10 @@ impl Volume {
         command
     }
 
-    /// Runs `kmsfs ARGUMENTS` with the volume's keystore and passphrase.
+    /// Runs `kmsfs ARGUMENTS` with the volume's keystore and what opens it.
     pub fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
         let mut command = self.command();
-        command.args(arguments).arg("--keystore").arg(&self.keystore).arg("--passfile").arg(&self.passfile);
+        command.args(arguments).args(self.secret());
         command.output().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display()))
     }
 
@@ -210,7 +238,7 @@ impl Volume {
         let [stderr, stdout] = [&log, &told].map(|path| File::create(path).expect("a file for the daemon's words"));
         let mut command = self.command();
         command.arg("mount").arg(&self.backing).arg(&self.mountpoint).arg("-f").args(arguments);
-        command.arg("--keystore").arg(&self.keystore).arg("--passfile").arg(&self.passfile);
+        command.args(self.secret());
         if self.user.is_none() {
             command.args(["-o", "allow_other"]);
         }
@@ -364,98 +392,4 @@ impl Drop for Mount {
 /// umount -l, last resort.
 pub fn detach(mountpoint: &Path) {
     let _ = rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH);
-}
-
-enum Kind {
-    Plain,
-    Shared { _mount: Arc<Mount> },
-    Own(Box<Own>),
-}
-
-/// A volume that no other test uses.
-struct Own {
-    volume: Volume,
-    mount: Option<Mount>,
-}
-
-/// An empty directory of mode 0755 to test in, on a mount or (plain mode) not.
-pub struct Place {
-    dir: PathBuf,
-    kind: Kind,
-    _folder: Option<TempDir>,
-}
-
-impl Place {
-    /// On a mount that other tests use at the same time.
-    pub fn shared() -> Place {
-        if let Some(place) = Place::plain() {
-            return place;
-        }
-        static MOUNT: Mutex<Weak<Mount>> = Mutex::new(Weak::new());
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let mut slot: MutexGuard<'_, Weak<Mount>> = MOUNT.lock().unwrap_or_else(PoisonError::into_inner);
-        let usable = slot.upgrade().filter(|mount| fs::read_dir(mount.dir()).is_ok());
-        let mount = usable.unwrap_or_else(|| Arc::new(Volume::new().mount(&[])));
-        *slot = Arc::downgrade(&mount);
-        let dir = mount.at(format!("place{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        fs::create_dir(&dir).expect("a place in the shared mount");
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
-        Place { dir, kind: Kind::Shared { _mount: mount }, _folder: None }
-    }
-
-    /// On a mount of its own, which can be mounted anew.
-    pub fn own() -> Place {
-        Place::own_with(&[])
-    }
-
-    /// The same, `kmsfs mount` with more arguments.
-    pub fn own_with(arguments: &[&str]) -> Place {
-        if let Some(place) = Place::plain() {
-            return place;
-        }
-        let volume = Volume::new();
-        let mount = volume.mount(arguments);
-        Place { dir: mount.at(""), kind: Kind::Own(Box::new(Own { volume, mount: Some(mount) })), _folder: None }
-    }
-
-    fn plain() -> Option<Place> {
-        need_root_and_fuse();
-        if !plain() {
-            return None;
-        }
-        let folder = TempDir::with_prefix("kmsfs-plain-").expect("temporary folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        Some(Place { dir: folder.path().to_path_buf(), kind: Kind::Plain, _folder: Some(folder) })
-    }
-
-    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    /// Unmounts and mounts again; only for a place of its own.
-    pub fn remount(&mut self, arguments: &[&str]) {
-        match &mut self.kind {
-            Kind::Plain => {}
-            Kind::Shared { .. } => panic!("a shared mount cannot be mounted anew"),
-            Kind::Own(own) => {
-                own.mount.take().expect("mounted").unmount();
-                own.mount = Some(own.volume.mount(arguments));
-            }
-        }
-    }
-
-    /// Process id of the daemon of an own mount; this process in plain mode.
-    pub fn daemon(&self) -> u32 {
-        match &self.kind {
-            Kind::Own(own) => own.mount.as_ref().expect("mounted").pid(),
-            _ => std::process::id(),
-        }
-    }
-}
-
-impl std::ops::Deref for Place {
-    type Target = Path;
-    fn deref(&self) -> &Path {
-        &self.dir
-    }
 }

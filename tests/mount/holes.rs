@@ -4,8 +4,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
-use crate::harness::Place;
 use crate::ops::{Errno, lstat, open_rw, pattern, read, write};
+use crate::place::Place;
 
 const TIB: u64 = 1 << 40;
 

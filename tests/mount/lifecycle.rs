@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Place, Volume, mounts_on, past_other_children, skipped_in_plain_mode, wait_until, words};
+use crate::harness::{Volume, mounts_on, past_other_children, skipped_in_plain_mode, wait_until, words};
 use crate::ops::{Errno, mkdir, names, pattern, read, said, write};
+use crate::place::Place;
 use crate::raw::{Caller, NOBODY};
 
 /// Processes that have `path` among their arguments.
@@ -29,7 +30,7 @@ fn mount_in_the_background(volume: &Volume, arguments: &[&str]) {
     let stderr = File::create(volume.base().join("stderr")).expect("file");
     let mut command = volume.command();
     command.arg("mount").arg(&volume.backing).arg(&volume.mountpoint).args(arguments);
-    command.arg("--keystore").arg(&volume.keystore).arg("--passfile").arg(&volume.passfile);
+    command.args(volume.secret());
     let status = command.stdout(Stdio::null()).stderr(stderr).status().expect("kmsfs mount");
     let said = fs::read_to_string(volume.base().join("stderr")).expect("stderr");
     assert!(status.success(), "kmsfs mount: {status}\n{said}");
@@ -40,7 +41,7 @@ fn a_background_mount_is_ready_when_the_command_returns_and_its_daemon_ends_with
     if skipped_in_plain_mode() {
         return;
     }
-    let volume = Volume::new();
+    let volume = Volume::with_passphrase();
     for round in 0..2 {
         mount_in_the_background(&volume, &[]);
         assert_eq!(mounts_on(&volume.mountpoint), 1);
@@ -60,7 +61,7 @@ fn a_background_mount_lets_go_of_its_pipes() {
     if skipped_in_plain_mode() {
         return;
     }
-    let volume = Volume::new();
+    let volume = Volume::with_passphrase();
     // output() waits until nobody holds the pipes any more: with a daemon that kept them this never returns
     let (sender, receiver) = std::sync::mpsc::channel();
     let other = volume.clone();
@@ -259,7 +260,7 @@ fn a_new_passphrase_replaces_the_old_one() {
     if skipped_in_plain_mode() {
         return;
     }
-    let mut volume = Volume::new();
+    let mut volume = Volume::with_passphrase();
     let mount = volume.mount(&[]);
     write(&mount.at("f"), pattern(1, 0, 9000));
     mount.unmount();

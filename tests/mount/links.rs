@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{FileType, RenameFlags, makedev};
 
-use crate::harness::Place;
 use crate::ops::{Errno, lstat, mkdir, mknod, open_rw, pattern, read, rename, said, set_times, write};
+use crate::place::Place;
 
 #[test]
 fn a_hard_link_shows_its_plain_size_at_once() {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 
-use crate::harness::{Place, wait_until};
+use crate::harness::wait_until;
 use crate::ops::{Errno, open_rw, write};
+use crate::place::Place;
 
 const GOT_IT: i32 = 50;
 const REFUSED: i32 = 51;

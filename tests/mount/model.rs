@@ -11,10 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FallocateFlags, FileType, RenameFlags, XattrFlags, fallocate};
 use tempfile::TempDir;
 
-use crate::harness::{Place, setting};
+use crate::harness::setting;
 use crate::ops::{
     Answer, Errno, get_xattr, list_xattrs, lstat, mknod, names, pattern, remove_xattr, rename, said, tree,
 };
+use crate::place::Place;
 
 /// SplitMix64: small, seeded, good enough to choose operations.
 struct Dice(u64);

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, RenameFlags};
 
-use crate::harness::{Place, skipped_in_plain_mode};
+use crate::harness::skipped_in_plain_mode;
 use crate::ops::{Errno, child, lstat, mkdir, mknod, names, pattern, read, rename, said, write};
+use crate::place::Place;
 
 /// Around the length from which names are stored hashed (174), and the longest.
 const LENGTHS: [usize; 9] = [1, 15, 16, 142, 143, 174, 175, 254, 255];

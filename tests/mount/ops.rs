@@ -28,7 +28,8 @@ pub fn pattern(seed: u64, offset: u64, len: usize) -> Vec<u8> {
         |i: u64| (i ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93).to_le_bytes();
     let first = offset / 8;
     let count = (len as u64 + offset % 8).div_ceil(8);
-    let bytes: Vec<u8> = (first..first + count).flat_map(word).collect();
+    let mut bytes = Vec::with_capacity(8 * count as usize);
+    (first..first + count).for_each(|i| bytes.extend_from_slice(&word(i)));
     let skip = (offset % 8) as usize;
     bytes[skip..skip + len].to_vec()
 }

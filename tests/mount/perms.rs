@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rustix::fs::RenameFlags;
 
-use crate::harness::Place;
 use crate::ops::{
     Errno, chmod, chown, get_xattr, lstat, mkdir, mkdir_mode, mode, open_rw, pattern, read, rename, said, set_times,
     set_xattr, write,
 };
+use crate::place::Place;
 use crate::raw::{Caller, NOBODY};
 
 /// An ordinary user besides nobody.

@@ -8,8 +8,9 @@ use std::path::Path;
 use rustix::fs::{RawDir, SeekFrom, seek};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::harness::{Place, setting};
+use crate::harness::setting;
 use crate::ops::{child, lstat, mkdir, names, pattern, read, write};
+use crate::place::Place;
 
 /// More descriptors than this are a leak, whatever caches there are.
 const DESCRIPTORS: usize = 1000;

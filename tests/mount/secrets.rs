@@ -41,7 +41,7 @@ fn the_backing_tree_and_the_keystore_show_nothing_plain() {
         return;
     }
     let [content, name, target, xattr, value] = WORDS;
-    let volume = Volume::new();
+    let volume = Volume::with_passphrase();
     let mount = volume.mount(&[]);
     let dir = mount.at(format!("{name}Dir"));
     mkdir(&dir);
@@ -173,7 +173,7 @@ fn no_secret_is_among_arguments_environment_or_log() {
     if skipped_in_plain_mode() {
         return;
     }
-    let volume = Volume::new();
+    let volume = Volume::with_passphrase();
     let mount = volume.mount(&[]);
     write(&mount.at("f"), b"x");
     for file in ["cmdline", "environ"] {

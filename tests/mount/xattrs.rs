@@ -6,8 +6,9 @@ use std::process::Command;
 
 use rustix::fs::XattrFlags;
 
-use crate::harness::{Place, skipped_in_plain_mode};
+use crate::harness::skipped_in_plain_mode;
 use crate::ops::{Errno, get_xattr, list_xattrs, mkdir, pattern, read, remove_xattr, set_xattr, write};
+use crate::place::Place;
 use crate::raw::{Caller, NOBODY};
 
 #[test]

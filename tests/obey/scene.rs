@@ -12,9 +12,8 @@ use kmsfs::kms::service::{Call, LOCAL_REGION, Service, Source};
 use kmsfs::kms::{Keystore, Principal, UnlockSecret};
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
-use crate::harness::{Mount, PASSPHRASE, Volume, words};
+use crate::harness::{Mount, Volume, words};
 use crate::raw::Caller;
 
 /// The key of a volume that names no other.
@@ -75,7 +74,7 @@ impl Scene {
 
     /// One request of the keystore's owner.
     pub fn owner(&self, operation: &str, params: Value) -> Value {
-        let secret = UnlockSecret::passphrase(Zeroizing::new(PASSPHRASE.as_bytes().to_vec())).expect("a passphrase");
+        let secret = UnlockSecret::key_file(&self.volume.keyfile).expect("the key file");
         let keystore = Keystore::open(&self.volume.keystore).expect("open").unlock(&secret).expect("unlock");
         let service = Service::new(keystore, Options::default()).expect("a service");
         let call = Call {

@@ -135,8 +135,8 @@ fn a_move_that_is_killed_is_finished_by_another_one() {
         // Twice, at moments that wander through the whole of it; then it is let finish.
         for _ in 0..2 {
             let mut command = volume.command();
-            command.args(["migrate", volume.backing.to_str().expect("UTF-8"), "--placement", to, "--keystore"]);
-            command.arg(&volume.keystore).arg("--passfile").arg(&volume.passfile);
+            command.args(["migrate", volume.backing.to_str().expect("UTF-8"), "--placement", to]);
+            command.args(volume.secret());
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("kmsfs migrate");
             let header = volume.backing.join(".kmsfs/volume.json");
             wait_until("the move to begin", || {
