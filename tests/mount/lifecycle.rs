@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -54,6 +56,28 @@ fn a_background_mount_is_ready_when_the_command_returns_and_its_daemon_ends_with
     }
     let mount = volume.mount(&[]);
     assert!(read(&mount.at("f0")) == pattern(0, 0, 5000) && read(&mount.at("f1")) == pattern(1, 0, 5000));
+}
+
+#[test]
+fn a_service_manager_is_told_when_a_mount_answers() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let volume = Volume::new();
+    let path = volume.base().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("socket");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("time limit");
+    let mut command = volume.command();
+    command.args(["mount", "-f"]).arg(&volume.backing).arg(&volume.mountpoint).args(volume.secret());
+    let mut daemon = command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().expect("kmsfs mount");
+    let mut message = [0; 64];
+    let told = socket.recv(&mut message).map(|count| message[..count].trim_ascii() == b"READY=1");
+    let written = fs::write(volume.mountpoint.join("f"), b"x");
+    let outcome = volume.umount();
+    assert!(outcome.status.success(), "{}", words(&outcome));
+    assert!(daemon.wait().expect("wait").success());
+    assert!(told.expect("a message") && written.is_ok());
+    assert!(names(&volume.mountpoint).is_empty(), "it was written into the mount");
 }
 
 #[test]
