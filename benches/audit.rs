@@ -1,6 +1,6 @@
 //! What the audit log costs: the thread that uses a key, and the thread that writes.
 //!
-//! `cargo bench --bench audit`. The log lies in TMPDIR.
+//! `cargo bench -p kmsfs-bench --bench audit`. The log lies in TMPDIR.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

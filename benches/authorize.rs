@@ -1,7 +1,7 @@
 //! What a decision costs: an allowed Decrypt under the mount policy, under a policy of 20 statements of which the last allows,
 //! and by the last of 20 grants; each with the making of its condition keys, as a request does it.
 //!
-//! `cargo bench --bench authorize`.
+//! `cargo bench -p kmsfs-bench --bench authorize`.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -1,6 +1,6 @@
 //! How many data keys a second: in process, over the Unix socket, over loopback HTTP with signatures.
 //!
-//! `cargo bench --bench kms_api [-- SECONDS]`. Server and clients share the machine; each way runs with one client and with one for
+//! `cargo bench -p kmsfs-bench --bench kms_api [-- SECONDS]`. Server and clients share the machine; each way runs with one client and with one for
 //! each core, and every client waits for its answer before it asks again. The processor's time for a call, client and
 //! server together, does not depend on what else the machine does.
 

@@ -1,7 +1,8 @@
 //! Rewrap against the least that it could cost: one getxattr(2) and one setxattr(2) for each file of the same tree.
 //!
-//! `cargo bench --bench rewrap`. KMSFS_BENCH_FILES is how many files (default 100,000), TMPDIR where they lie: on a filesystem
-//! with user attributes. The unlocking of the keystore (Argon2id, a millisecond here) is in the time of the unmounted rewrap.
+//! `cargo build --release && cargo bench -p kmsfs-bench --bench rewrap`. KMSFS_BENCH_FILES is how many files (default 100,000),
+//! TMPDIR where they lie: on a filesystem with user attributes; KMSFS_BIN is the program (default target/release/kmsfs). The
+//! unlocking of the keystore (Argon2id, a millisecond here) is in the time of the unmounted rewrap.
 
 use std::cell::Cell;
 use std::fs;
@@ -18,6 +19,11 @@ const PER_DIRECTORY: usize = 500;
 struct Volume {
     folder: tempfile::TempDir,
     turn: Cell<usize>,
+}
+
+fn program() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/kmsfs");
+    std::env::var_os("KMSFS_BIN").map_or_else(built, PathBuf::from)
 }
 
 impl Volume {
@@ -44,7 +50,7 @@ impl Volume {
 
     /// With the keystore and its passphrase.
     fn kmsfs(&self, arguments: &[&str], paths: &[PathBuf]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+        let mut command = Command::new(program());
         command
             .args(arguments)
             .args(paths)
@@ -60,7 +66,7 @@ impl Volume {
     }
 
     fn umount(&self) {
-        run(Command::new(env!("CARGO_BIN_EXE_kmsfs")).arg("umount").arg(self.at("mnt")));
+        run(Command::new(program()).arg("umount").arg(self.at("mnt")));
     }
 
     /// The time of a rewrap in which every envelope and mirror is stale.
@@ -74,8 +80,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ =
-            Command::new(env!("CARGO_BIN_EXE_kmsfs")).arg("umount").arg(self.at("mnt")).stderr(Stdio::null()).status();
+        let _ = Command::new(program()).arg("umount").arg(self.at("mnt")).stderr(Stdio::null()).status();
     }
 }
 
