@@ -13,14 +13,19 @@ struct Home {
     dir: TempDir,
 }
 
+fn program() -> PathBuf {
+    std::env::var_os("KMSFS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kmsfs").into()).into()
+}
+
 impl Home {
     /// A keystore with the key alias/kmsfs/default.
     fn new() -> Self {
         let home = Self { dir: tempfile::tempdir().expect("a temporary directory") };
-        fs::write(home.at("pass"), "correct horse\n").expect("write");
+        fs::write(home.at("key"), [b'k'; 64]).expect("write");
+        fs::set_permissions(home.at("key"), fs::Permissions::from_mode(0o600)).expect("chmod");
         fs::create_dir(home.at("vault")).expect("mkdir");
         let vault = home.at("vault").display().to_string();
-        home.ok(&["init", &vault, "--unlock-time", "1"]);
+        home.ok(&["init", &vault]);
         home
     }
 
@@ -33,9 +38,9 @@ impl Home {
     }
 
     fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kmsfs"))
+        let mut child = Command::new(program())
             .args(arguments)
-            .args(["--passfile", &self.path("pass")])
+            .args(["--keyfile", &self.path("key")])
             .env("KMSFS_KEYSTORE", self.at("keystore"))
             .env("XDG_DATA_HOME", self.at("data"))
             .stdin(Stdio::piped())
@@ -231,14 +236,14 @@ fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     assert_eq!(home.json(&["key", "rotation-status", KEY, "--json"])["RotationPeriodInDays"], 90);
     assert_eq!(home.json(&["key", "rotate", KEY, "--json"])["version"], 2);
     assert_eq!(home.json(&["key", "rotations", KEY, "--json"])["Rotations"][0]["RotationType"], "ON_DEMAND");
-    home.ok(&["encrypt", KEY, "--out", &home.path("x"), "--in", &home.path("pass")]);
+    home.ok(&["encrypt", KEY, "--out", &home.path("x"), "--in", &home.path("key")]);
     assert_eq!(home.json(&["key", "last-usage", KEY, "--json"])["KeyLastUsage"]["Operation"], "Encrypt");
     home.ok(&["alias", "create", "alias/second", KEY]);
     let described = home.json(&["kms", "DescribeKey", r#"{"KeyId":"alias/second"}"#]);
     assert_eq!(described["KeyMetadata"]["Description"], "for tests");
     assert!(home.refused(&["kms", "Sign"], 8).contains("UnsupportedOperationException"));
     home.refused(&["kms", "DescribeKey", "["], 2);
-    let mut audit = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+    let mut audit = Command::new(program());
     audit.args(["audit", "list", "--operation", "TagResource"]).env("KMSFS_KEYSTORE", home.at("keystore"));
     let listed = audit.output().expect("kmsfs audit").stdout;
     assert!(String::from_utf8_lossy(&listed).contains("TagResource"));
