@@ -21,8 +21,8 @@ impl Home {
     /// A keystore with the key alias/kmsfs/default.
     fn new() -> Self {
         let home = Self { dir: tempfile::tempdir().expect("a temporary directory") };
-        fs::write(home.at("key"), [b'k'; 64]).expect("write");
-        fs::set_permissions(home.at("key"), fs::Permissions::from_mode(0o600)).expect("chmod");
+        fs::write(home.at("keyfile"), [b'k'; 64]).expect("write");
+        fs::set_permissions(home.at("keyfile"), fs::Permissions::from_mode(0o600)).expect("chmod");
         fs::create_dir(home.at("vault")).expect("mkdir");
         let vault = home.at("vault").display().to_string();
         home.ok(&["init", &vault]);
@@ -40,7 +40,7 @@ impl Home {
     fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut child = Command::new(program())
             .args(arguments)
-            .args(["--keyfile", &self.path("key")])
+            .args(["--keyfile", &self.path("keyfile")])
             .env("KMSFS_KEYSTORE", self.at("keystore"))
             .env("XDG_DATA_HOME", self.at("data"))
             .stdin(Stdio::piped())
@@ -236,7 +236,7 @@ fn policies_grants_tags_and_rotation_are_shown_and_changed() {
     assert_eq!(home.json(&["key", "rotation-status", KEY, "--json"])["RotationPeriodInDays"], 90);
     assert_eq!(home.json(&["key", "rotate", KEY, "--json"])["version"], 2);
     assert_eq!(home.json(&["key", "rotations", KEY, "--json"])["Rotations"][0]["RotationType"], "ON_DEMAND");
-    home.ok(&["encrypt", KEY, "--out", &home.path("x"), "--in", &home.path("key")]);
+    home.ok(&["encrypt", KEY, "--out", &home.path("x"), "--in", &home.path("keyfile")]);
     assert_eq!(home.json(&["key", "last-usage", KEY, "--json"])["KeyLastUsage"]["Operation"], "Encrypt");
     home.ok(&["alias", "create", "alias/second", KEY]);
     let described = home.json(&["kms", "DescribeKey", r#"{"KeyId":"alias/second"}"#]);
