@@ -104,6 +104,9 @@ fn one_step(
     if survived {
         let strace = rustix::process::Pid::from_raw(strace.id() as i32).expect("pid");
         rustix::process::kill_process(strace, rustix::process::Signal::INT).expect("end strace");
+    } else {
+        // By itself it would wait for ever for a daemon that died while it attached to the threads.
+        strace.kill().expect("end strace");
     }
     strace.wait().expect("wait for strace");
     if survived {
