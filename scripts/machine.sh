@@ -121,6 +121,7 @@ raise_limits() {
 # make_area: a new folder for one run, its path in AREA, gone with everything mounted in it at exit. The name is short
 # because the names of sockets below it may have 107 bytes.
 make_area() {
+    need_packages setfattr=attr || return 1
     AREA=$(mktemp -d "$KMSFS_AREA/k.XXXXXX") || return 1
     chmod 755 "$AREA"
     trap leave_area EXIT
