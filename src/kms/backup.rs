@@ -64,10 +64,11 @@ pub fn verify_backup(file: &Path, secret: &UnlockSecret) -> Result<Verified, Key
 
 impl Keystore {
     /// Writes the whole keystore, sealed as it is, to `file`, and reads it back. An older backup of the same keystore is
-    /// replaced at once; anything else is left alone. On error `file` is as it was.
+    /// replaced at once, unless it has keys that this keystore has never had; anything else is left alone. On error `file` is
+    /// as it was.
     ///
     /// # Errors
-    /// [`KeystoreError::Backup`] if `file` holds anything else, or [`KeystoreError::Io`].
+    /// [`KeystoreError::Backup`] if `file` holds anything else or more, or [`KeystoreError::Io`].
     pub fn backup(&self, file: &Path) -> Result<(), KeystoreError> {
         match bundle_file::read(file) {
             Err(error) if bundle_file::is_missing(&error) => {}
@@ -76,7 +77,7 @@ impl Keystore {
                 return Err(refused(file, reason, "give another name, or remove it"));
             }
             Err(error) => return Err(error),
-            Ok(there) => self.may_replace(file, &there.header)?,
+            Ok(there) => self.may_replace(file, &there)?,
         }
         bundle_file::replace_copy(file, &bundle::seal(&self.state.header, &self.state.keys, &self.root))?;
         let written = bundle_file::read(file)?;
@@ -86,17 +87,26 @@ impl Keystore {
         }
     }
 
-    fn may_replace(&self, file: &Path, there: &Header) -> Result<(), KeystoreError> {
+    fn may_replace(&self, file: &Path, there: &Bundle) -> Result<(), KeystoreError> {
         let own = &self.state.header;
-        let reason = if there.keystore != own.keystore {
-            format!("there is a backup of another keystore already, {}; it was left alone", there.keystore)
-        } else if there.generation > own.generation {
-            let (there, own) = (there.generation, own.generation);
+        let reason = if there.header.keystore != own.keystore {
+            format!("there is a backup of another keystore already, {}; it was left alone", there.header.keystore)
+        } else if there.header.generation > own.generation {
+            let (there, own) = (there.header.generation, own.generation);
             format!(
                 "there is a newer backup already, of generation {there}, and this keystore is at {own}; it was left alone"
             )
+        } else if let Some(keys) = there.open(&self.root) {
+            match keys.strangers_to(&self.state.keys).next() {
+                None => return Ok(()),
+                // Restored from the copy of one volume, it does not have the keys of others.
+                Some(cmk) => format!(
+                    "the backup that is there has keys that this keystore lacks, such as {}; it was left alone",
+                    cmk.id.0
+                ),
+            }
         } else {
-            return Ok(());
+            "there is a file already that was altered, or sealed under another root key; it was left alone".to_owned()
         };
         Err(refused(file, reason, "give another name, or remove it"))
     }

@@ -321,6 +321,44 @@ impl KeySet {
         Ok(subset)
     }
 
+    /// What a copy of some of these CMKs shall hold: `ids`, and those that it had before, in `former`. What was deleted here is
+    /// gone there too. A CMK that this set has never had stays as it is: that copy may be the only one, and this set may be
+    /// restored from another.
+    ///
+    /// # Errors
+    /// [`KmsError::NotFound`] for one of `ids`.
+    pub(super) fn renewed(&self, ids: &[KeyId], former: &Self) -> Result<Self, KmsError> {
+        let known = former.keys.keys().filter(|id| self.keys.contains_key(id));
+        let mut ids = ids.to_vec();
+        ids.extend(known.cloned());
+        let mut renewed = self.subset(&ids)?;
+        for cmk in former.strangers_to(self) {
+            renewed.by_number.insert(cmk.number, Arc::clone(cmk));
+            renewed.keys.insert(cmk.id.clone(), Arc::clone(cmk));
+            if let Some(grants) = former.grants.get(&cmk.id) {
+                renewed.grants.insert(cmk.id.clone(), grants.clone());
+            }
+        }
+        for (name, alias) in &former.aliases {
+            // An alias is somebody else's by now, perhaps.
+            if renewed.keys.contains_key(&alias.target)
+                && !self.keys.contains_key(&alias.target)
+                && self.alias(name).is_none()
+            {
+                renewed.insert_alias(name, alias.clone());
+            }
+        }
+        for deleted in former.deleted.values().filter(|deleted| self.id_of(deleted.number).is_none()) {
+            renewed.put_deleted(deleted.clone());
+        }
+        Ok(renewed)
+    }
+
+    /// The CMKs that `other` does not have and has never had, by their numbers in blobs.
+    pub(super) fn strangers_to<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Arc<Cmk>> {
+        self.keys.values().filter(|cmk| other.id_of(cmk.number).is_none())
+    }
+
     /// The set of these parts. `None` if ids or numbers repeat, or an alias or a grant points nowhere.
     pub(super) fn assemble(parts: Parts) -> Option<Self> {
         let Parts { cmks, aliases, deleted, grants, access_keys } = parts;
