@@ -71,8 +71,8 @@ impl Keystore {
         Ok(key)
     }
 
-    /// Removes a slot, from the former generation of the bundle too. Copies in volumes and backups keep it. On error
-    /// nothing has changed.
+    /// Removes a slot, and every trace of it in the files of the keystore, as [`Keystore::retire`] does. Copies in volumes and
+    /// backups keep it. On error nothing has changed.
     ///
     /// # Errors
     /// [`KeystoreError::NoSuchSlot`], [`KeystoreError::LastSlot`], or of writing.
@@ -89,17 +89,12 @@ impl Keystore {
         if slots.is_empty() {
             return Err(KeystoreError::LastSlot(ids.first().copied().unwrap_or_default()));
         }
-        self.commit_slots(slots)?;
-        // The bundle kept as the former generation still had the slot: written twice, both are without it.
-        let bytes = bundle::seal(&self.state.header, &self.state.keys, &self.root);
-        if let Err(error) = bundle_file::replace(&self.bundle_path(), &bytes) {
-            log::warn!("{error}; {BUNDLE}.old still has the removed unlock slot", BUNDLE = bundle_file::BUNDLE_NAME);
-        }
-        Ok(())
+        let keys = (*self.state.keys).clone();
+        self.destroy(slots, keys)
     }
 
-    /// Replaces the passphrase that opened the keystore, or all passphrases if something else opened it (a forgotten
-    /// passphrase). The new slot is written, read back and opened before an old one goes. On error nothing has changed.
+    /// Replaces every passphrase by a new one: also those that a change left which was killed half-way. The new slot is
+    /// written, read back and opened before an old one goes. On error nothing has changed.
     ///
     /// # Errors
     /// [`KeystoreError::EmptyPassphrase`] if `new` is no passphrase, [`KeystoreError::Damaged`] if it does not read back,
@@ -109,8 +104,7 @@ impl Keystore {
             return Err(KeystoreError::EmptyPassphrase);
         }
         let passphrases = self.state.header.slots.iter().filter(|slot| slot.kind == SlotKind::Passphrase);
-        let all: Vec<u32> = passphrases.map(|slot| slot.id).collect();
-        let old = if all.contains(&self.unlocked_by) { vec![self.unlocked_by] } else { all };
+        let old: Vec<u32> = passphrases.map(|slot| slot.id).collect();
         let before = self.state.header.slots.clone();
         let added = self.add_slot(new, unlock_ms)?;
         let changed = self.read_back(new, added).and_then(|()| self.remove_slots(&old));

@@ -1,4 +1,5 @@
-//! Destroying key material for good: after the change itself, no file of the keystore may hold what was sealed before.
+//! Destroying key material and unlock slots for good: after the change itself, no file of the keystore may hold what was
+//! sealed before.
 //!
 //! sled is a log, so a record that was removed stays in its files; the former bundle has it as well. Both are made anew.
 //! A mark in the directory is older than the change and younger than the last trace, so a crash in between is caught up
@@ -14,6 +15,7 @@ use super::{ASIDE_PREFIX, LOCK_WAIT, RECORDS_NAME, mirror, replace_records};
 use crate::kms::bundle_file;
 use crate::kms::key::Operation;
 use crate::kms::keyset::KeySet;
+use crate::kms::slots::Slot;
 use crate::kms::{Keystore, KeystoreError};
 
 /// Says that something was destroyed, or was going to be, and traces of it may be left.
@@ -39,7 +41,7 @@ impl Keystore {
         let retired = cmk.without(version)?;
         let mut keys = KeySet::clone(&self.state.keys);
         keys.put(retired);
-        self.destroy(keys)
+        self.destroy(self.state.header.slots.clone(), keys)
     }
 
     /// What is due when a keystore was opened, and whenever else somebody asks: deletions whose date has passed, automatic
@@ -49,8 +51,9 @@ impl Keystore {
         let mut keys = KeySet::clone(&self.state.keys);
         let (due, rotated) = (keys.delete_gone(), keys.rotate_due());
         let ended = keys.drop_expired_grants();
+        let slots = self.state.header.slots.clone();
         if !due.is_empty() {
-            match self.destroy(keys) {
+            match self.destroy(slots, keys) {
                 Ok(()) => {
                     self.deleted.extend(due);
                     self.rotated.extend(rotated);
@@ -58,25 +61,27 @@ impl Keystore {
                 Err(error) => log::warn!("{error}; keys whose deletion date has passed are not destroyed yet"),
             }
         } else if !rotated.is_empty() || ended > 0 {
-            match self.commit(self.state.header.slots.clone(), keys) {
+            match self.commit(slots, keys) {
                 Ok(()) => self.rotated.extend(rotated),
                 Err(error) => log::warn!("{error}; automatic rotations that are due are made later"),
             }
-        } else if mark_path(&self.dir).exists() {
+        }
+        if mark_path(&self.dir).exists() {
             self.erase_or_warn();
         }
     }
 
-    /// Puts `keys`, which lack some secrets, in the place of the keys there are, and removes every trace of the others.
-    fn destroy(&mut self, keys: KeySet) -> Result<(), KeystoreError> {
+    /// Puts `slots` and `keys`, which lack some secrets, in the place of those there are, and removes every trace of the others.
+    pub(in crate::kms) fn destroy(&mut self, slots: Vec<Slot>, keys: KeySet) -> Result<(), KeystoreError> {
         let mark = mark_path(&self.dir);
+        let was_marked = mark.exists();
         File::create(&mark).map_err(KeystoreError::io("write", &mark))?;
-        let changed =
-            bundle_file::sync_dir(&self.dir).and_then(|()| self.commit(self.state.header.slots.clone(), keys));
+        let changed = bundle_file::sync_dir(&self.dir).and_then(|()| self.commit(slots, keys));
         match &changed {
             Ok(()) => self.erase_or_warn(),
-            // It may be in force: the mark stays.
+            // It may be in force, or one before it left traces: the mark stays.
             Err(KeystoreError::InDoubt { .. }) => {}
+            Err(_) if was_marked => {}
             Err(_) => {
                 // One that stays does no harm.
                 let _ = fs::remove_file(&mark);

@@ -129,3 +129,36 @@ fn a_key_whose_date_has_passed_is_gone_at_once_and_destroyed_at_the_next_opening
     let copied = LocalKms::open_bundle(&copy, &fixture.recovery).unwrap();
     assert_eq!(copied.decrypt(Requester::Own, &blob.0, &none).unwrap_err(), gone);
 }
+
+#[test]
+fn a_destruction_that_fails_leaves_the_mark_of_the_one_before() {
+    let (fixture, mut keystore) = Fixture::new();
+    keystore.rotate("alias/a").unwrap();
+    keystore.rotate("alias/a").unwrap();
+    keystore.retire("alias/a", 1).unwrap();
+    // As if its traces could not be removed.
+    let (mark, trace) = (fixture.dir().join("erasing"), fixture.dir().join("db.damaged-5"));
+    fs::write(&mark, b"").unwrap();
+    fs::create_dir(&trace).unwrap();
+    let blocked = fixture.dir().join("keystore.bundle.tmp");
+    fs::create_dir(&blocked).unwrap();
+    assert!(keystore.retire("alias/a", 2).is_err());
+    assert!(mark.exists());
+    fs::remove_dir(blocked).unwrap();
+    drop(keystore);
+    fixture.open().unwrap();
+    assert!(!mark.exists() && !trace.exists());
+}
+
+#[test]
+fn a_removed_slot_leaves_no_trace() {
+    let (fixture, mut keystore) = Fixture::new();
+    let added = keystore.add_slot(&passphrase("leaked"), 1).unwrap();
+    let slot = keystore.header().slots.iter().find(|slot| slot.id == added).unwrap().encode();
+    assert!(is_in_a_file(&fixture.dir(), &slot));
+    keystore.remove_slot(added).unwrap();
+    assert!(!is_in_a_file(&fixture.dir(), &slot));
+    keystore.rotate("alias/a").unwrap();
+    drop(keystore);
+    fixture.open().unwrap();
+}
