@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::KeystoreError;
 use super::bundle::{Bundle, Header, MAX_LEN};
+use super::owner::give_to_owner;
 
 /// Name of the bundle in a keystore and in a volume's `.kmsfs` folder.
 pub const BUNDLE_NAME: &str = "keystore.bundle";
@@ -116,6 +117,7 @@ impl Staged {
             }
             // A new one, which follows no link that lies there.
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.temporary)?;
+            give_to_owner(parent(path), &file);
             file.write_all(bytes)?;
             file.sync_all()
         };

@@ -213,8 +213,9 @@ impl Keystore {
         }
         let made = Self::create_locked(dir, secrets, unlock_ms, lock);
         if made.is_err() {
-            // Best effort: an unfinished keystore has no bundle and holds no key.
+            // Best effort: an unfinished keystore holds no key.
             let _ = fs::remove_dir_all(dir.join(RECORDS_NAME));
+            let _ = fs::remove_file(dir.join(BUNDLE_NAME));
         }
         made
     }
@@ -233,9 +234,10 @@ impl Keystore {
             (1..).zip(all).map(|(id, s)| Slot::seal(id, keystore.as_bytes(), &root, s, cost)).collect();
         let header = Header { keystore, generation: 1, is_subset: false, slots };
         let state = State { header, keys: Arc::new(KeySet::default()) };
+        // The bundle first: it alone is a keystore already, and empty records are none.
+        mirror(&dir.join(BUNDLE_NAME), &state, &root)?;
         let records = fresh_records(dir)?;
         write_records(&records, &state, &root)?;
-        mirror(&dir.join(BUNDLE_NAME), &state, &root)?;
         let dir = dir.to_path_buf();
         let made = Self {
             dir,

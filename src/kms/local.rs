@@ -2,8 +2,6 @@
 
 mod copy;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -21,6 +19,7 @@ use super::keyset::KeySet;
 use super::policy::Policy;
 use super::recorder::{MountAudit, OwnUse, Recorder, Wanted};
 use super::slots::UnlockSecret;
+use super::stamp::Stamp;
 use super::users::Users;
 use super::warden::Warden;
 use super::{
@@ -33,21 +32,6 @@ pub use copy::CopyState;
 
 /// How often a watcher looks at the bundle.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What tells one state of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self { inode: metadata.ino(), len: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
-    }
-}
 
 struct Source {
     path: PathBuf,
@@ -161,16 +145,28 @@ impl LocalKms {
     /// Reads the bundle again if it looks different. Whether it was read.
     ///
     /// # Errors
-    /// [`KeystoreError`] says why the new file was not taken; the keys in use stay, and the same file is not tried again.
+    /// [`KeystoreError`] says why the new file was not taken; the keys in use stay. The same file is tried again only if it could not be read.
     pub fn refresh_if_changed(&self) -> Result<bool, KeystoreError> {
+        self.refresh_by(bundle_file::read)
+    }
+
+    pub(super) fn refresh_by(
+        &self,
+        read: impl FnOnce(&Path) -> Result<Bundle, KeystoreError>,
+    ) -> Result<bool, KeystoreError> {
         let Some(source) = &self.source else { return Ok(false) };
         let mut seen = source.seen.lock();
         let stamp = Stamp::of(&source.path);
         if stamp == *seen {
             return Ok(false);
         }
-        *seen = stamp;
-        let bundle = bundle_file::read(&source.path)?;
+        let read = read(&source.path);
+        // What cannot be read at this moment, for want of descriptors or leave, is tried again: it may say that a key is
+        // disabled. What is not there is different when it is back.
+        if !matches!(&read, Err(error @ KeystoreError::Io { .. }) if !bundle_file::is_missing(error)) {
+            *seen = stamp;
+        }
+        let bundle = read?;
         let (header, path) = (&bundle.header, source.path.clone());
         if header.keystore != source.keystore {
             let (expected, found) = (source.keystore.to_string(), header.keystore.to_string());
@@ -412,11 +408,15 @@ impl BundleWatcher {
     pub fn start(kms: Arc<LocalKms>, changed: impl Fn(&LocalKms) + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let mut told = kms.generation();
+        let mut failing = None;
         let watch = move || {
             while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = kms.refresh_if_changed() {
-                    log::warn!("{error}; the keys read before stay in use");
+                let failed = kms.refresh_if_changed().err().map(|error| error.to_string());
+                match &failed {
+                    Some(error) if failed != failing => log::warn!("{error}; the keys read before stay in use"),
+                    _ => {}
                 }
+                failing = failed;
                 // Not what it says: somebody who could not wait may have refreshed before.
                 let generation = kms.generation();
                 if generation != told {

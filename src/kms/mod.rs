@@ -32,6 +32,7 @@ mod keyset;
 mod keystore;
 mod local;
 mod lock;
+mod owner;
 pub mod policy;
 mod principal;
 mod recorder;
@@ -39,6 +40,7 @@ mod recovery;
 mod sealer;
 pub mod service;
 mod slots;
+mod stamp;
 #[cfg(test)]
 mod tests;
 mod users;

@@ -1,9 +1,10 @@
 //! Contract tests of the KMS, and what a keystore must survive.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -267,6 +268,59 @@ fn slots_open_refuse_and_are_replaced() {
     drop(keystore);
     assert!(open(&recovery).is_err());
     open(&second).unwrap();
+}
+
+#[test]
+fn a_change_of_the_passphrase_ends_what_a_killed_one_left() {
+    let (fixture, mut keystore) = Fixture::new();
+    for text in ["old", "leaked"] {
+        keystore.add_slot(&passphrase(text), 1).unwrap();
+    }
+    drop(keystore);
+    let mut keystore = Keystore::open(&fixture.dir()).unwrap().unlock(&passphrase("old")).unwrap();
+    keystore.change_passphrase(&passphrase("new"), 1).unwrap();
+    for text in ["old", "leaked"] {
+        assert!(keystore.check_secret(&passphrase(text)).is_err(), "{text}");
+    }
+    keystore.check_secret(&passphrase("new")).unwrap();
+    keystore.check_secret(&fixture.recovery).unwrap();
+}
+
+#[test]
+fn a_bundle_that_could_not_be_read_for_a_moment_is_read_again() {
+    let (fixture, mut keystore) = Fixture::new();
+    let kms = fixture.local();
+    keystore.disable("alias/a").unwrap();
+    let no_descriptors = |path: &Path| Err(KeystoreError::io("open", path)(std::io::Error::from_raw_os_error(24)));
+    assert!(matches!(kms.refresh_by(no_descriptors), Err(KeystoreError::Io { .. })));
+    assert!(kms.refresh_if_changed().unwrap());
+    assert_eq!(kms.keys().resolve("alias/a").unwrap().state, KeyState::Disabled);
+    assert!(!kms.refresh_if_changed().unwrap());
+}
+
+#[test]
+fn who_waits_for_a_directory_that_is_moved_away_gets_the_lock_of_the_one_in_its_place() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("ks");
+    fs::create_dir(&dir).unwrap();
+    let held = lock::take(&dir, Instant::now()).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| lock::take(&dir, Instant::now() + Duration::from_secs(20)).unwrap());
+        while !is_waited_for(&dir.join("lock")) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::rename(&dir, home.path().join("aside")).unwrap();
+        fs::create_dir(&dir).unwrap();
+        drop(held);
+        let got = waiting.join().unwrap();
+        assert_eq!(got.metadata().unwrap().ino(), fs::metadata(dir.join("lock")).unwrap().ino());
+    });
+}
+
+/// Whether this process has `path` open twice: once to hold its lock, and once to wait for it.
+fn is_waited_for(path: &Path) -> bool {
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link == path).count() == 2
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How the names of temporary files begin. They are internal names of a backing tree.
 pub const TEMPORARY_PREFIX: &str = ".kmsfs.tmp.";
 
-/// Makes `path` hold `bytes`, with permissions `mode` (less the umask), whether or not it existed.
+/// Makes `path` hold `bytes`, with permissions `mode` (less the umask), whether or not it existed. Root gives it to the owner
+/// of the directory: what a mount of root's writes beside a user's files must not lock that user out.
 ///
 /// The bytes go to a temporary file beside `path`, which is synced and renamed over it; then the
 /// directory is synced. After a crash or power cut at any moment, `path` is whole: what it was
@@ -22,6 +23,7 @@ pub const TEMPORARY_PREFIX: &str = ".kmsfs.tmp.";
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let directory = parent(path)?;
     let (temporary, mut file) = create_temporary(directory, mode)?;
+    give_to_owner(directory, &file);
     let renamed = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if let Err(e) = renamed {
         // Already failing: the leftover is harmless, and the first error is the one to tell.
@@ -37,6 +39,15 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 /// Those of open and fsync.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Only root may, and where it cannot be done (a network filesystem) the file is usable all the same.
+fn give_to_owner(directory: &Path, file: &File) {
+    if let (Ok(owner), Ok(made)) = (fs::metadata(directory), file.metadata())
+        && (owner.uid(), owner.gid()) != (made.uid(), made.gid())
+    {
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
 }
 
 /// The directory that holds `path`; the current one for a bare name.

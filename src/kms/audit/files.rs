@@ -6,8 +6,10 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::kms::owner::give_to_owner;
 
 const ROOT: u32 = 0;
 
@@ -89,19 +91,6 @@ pub(super) fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temporary);
     })?;
     File::open(dir)?.sync_all()
-}
-
-/// Gives `file`, which root may have made, to whoever owns `dir`: a mount of root's must not lock the owner of a keystore out of
-/// their own log.
-pub(super) fn give_to_owner(dir: &Path, file: &File) {
-    let give = || {
-        let (owner, made) = (fs::metadata(dir)?, file.metadata()?);
-        let is_theirs = (owner.uid(), owner.gid()) == (made.uid(), made.gid());
-        if is_theirs { Ok(()) } else { fchown(file, Some(owner.uid()), Some(owner.gid())) }
-    };
-    if let Err(error) = give() {
-        log::debug!("a file in {} stays with who made it: {error}", dir.display());
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ use super::last_use::LastUses;
 use super::{AuditError, Event, FileStart, Options, Problem, Torn, files, sealed};
 use crate::crypto::random;
 use crate::kms::bundle_file;
+use crate::kms::owner::give_to_owner;
+use crate::kms::stamp::Stamp;
 
 /// The sealed file that says how far the log goes.
 pub(super) const ANCHOR: &str = "anchor";
@@ -42,6 +44,8 @@ pub(super) struct Store {
     options: Options,
     at: Option<Position>,
     anchored: Option<Position>,
+    /// The anchor that was read or saved last: when it is another, somebody has vouched for more, or taken it away.
+    anchor: Option<Stamp>,
     used: LastUses,
     /// The memory of the lines that were appended last: taking it anew each time costs more than making the lines.
     lines: Vec<u8>,
@@ -90,7 +94,17 @@ fn rest_of(dir: &Path, path: &Path, from: u64) -> std::io::Result<Vec<u8>> {
 impl Store {
     pub(super) fn new(dir: &Path, keys: Arc<Keys>, options: Options) -> Self {
         let (used, lines) = (LastUses::default(), Vec::new());
-        Self { dir: dir.into(), keys, options, at: None, anchored: None, used, lines, reserve_gone: false }
+        Self {
+            dir: dir.into(),
+            keys,
+            options,
+            at: None,
+            anchored: None,
+            anchor: None,
+            used,
+            lines,
+            reserve_gone: false,
+        }
     }
 
     /// Why nothing should be changed now although lines can be written.
@@ -195,7 +209,7 @@ impl Store {
         bundle_file::make_private_dir(&self.dir)?;
         // If it is another's meanwhile, that was refused above or is next time.
         let folder = File::open(&self.dir).map_err(|error| failed("open", error))?;
-        files::give_to_owner(self.dir.parent().unwrap_or(&self.dir), &folder);
+        give_to_owner(self.dir.parent().unwrap_or(&self.dir), &folder);
         Ok(())
     }
 
@@ -233,6 +247,7 @@ impl Store {
         // The lines first: an anchor must never be ahead of them.
         self.sync_data(at)?;
         sealed::save(&self.dir, ANCHOR, &self.keys, at)?;
+        self.anchor = Stamp::of(&self.dir.join(ANCHOR));
         self.anchored = Some(at.clone());
         Ok(())
     }
@@ -290,6 +305,7 @@ impl Store {
         }
         let read = |error| AuditError::io("read the folder", &self.dir)(error);
         let numbers = file_numbers(&self.dir).map_err(read)?;
+        self.anchor = Stamp::of(&self.dir.join(ANCHOR));
         let anchor: Result<Option<Position>, Problem> = sealed::load(&self.dir, ANCHOR, &self.keys);
         let anchor = match anchor {
             Err(Problem::Unreadable(error)) => return Err(AuditError::io("read", self.dir.join(ANCHOR))(error)),
@@ -309,7 +325,18 @@ impl Store {
                 let why = format!("line {}, which this process wrote, is not where it was", mine.sequence);
                 return Ok(Resume { torn: resume.torn, ..Self::give_up(resume.at, &numbers, why) });
             }
-            (Some(mine), _) => mine,
+            (Some(mine), Ok(_)) => mine,
+            (Some(mine), Err(reason)) => {
+                let resume = self.walk(mine, &numbers)?;
+                if resume.damage.is_some() {
+                    return Ok(resume);
+                }
+                // Nothing vouches any more for what others wrote behind it.
+                return Ok(Resume {
+                    torn: resume.torn,
+                    ..Self::give_up(resume.at, &numbers, format!("{ANCHOR} {reason}"))
+                });
+            }
             (None, Ok(Some(anchor))) => anchor,
             (None, Ok(None)) => {
                 // Before any line: files without an anchor would look as if somebody had removed it.
@@ -340,7 +367,8 @@ impl Store {
     fn is_last(&self, at: &Position) -> bool {
         let is_as_long =
             fs::symlink_metadata(file_path(&self.dir, at.file)).is_ok_and(|found| found.len() == at.length);
-        at.file > 0 && is_as_long && !file_path(&self.dir, at.file + 1).exists()
+        let is_vouched_alike = Stamp::of(&self.dir.join(ANCHOR)) == self.anchor;
+        at.file > 0 && is_as_long && is_vouched_alike && !file_path(&self.dir, at.file + 1).exists()
     }
 
     /// Follows the chain from a position that is vouched for to the end of the log.

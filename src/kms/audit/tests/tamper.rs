@@ -351,3 +351,29 @@ fn a_planted_link_is_refused_and_nothing_is_written_through_it() {
     drop(log);
     assert_eq!(fs::read(&target).unwrap().len(), 9000);
 }
+
+#[test]
+fn a_writer_does_not_cover_up_that_lines_of_others_behind_its_own_went() {
+    for anchor_goes_too in [false, true] {
+        let dir = filled(3);
+        let standing = open(dir.path(), Options::default());
+        standing.record(used("Decrypt", 5)).unwrap();
+        standing.flush().unwrap();
+        let length = fs::metadata(first(dir.path())).unwrap().len();
+        let others = open(dir.path(), Options::default());
+        for name in ["DisableKey", "RetireGrant"] {
+            others.record(used(name, 6)).unwrap();
+        }
+        drop(others);
+        fs::OpenOptions::new().write(true).open(first(dir.path())).unwrap().set_len(length).unwrap();
+        if anchor_goes_too {
+            fs::remove_file(dir.path().join("anchor")).unwrap();
+        }
+        for time in 10..20 {
+            standing.record(used("Decrypt", time)).unwrap();
+        }
+        drop(standing);
+        assert!(checked(dir.path()).fault.is_some(), "anchor removed: {anchor_goes_too}");
+        assert_eq!(events(dir.path()).last().unwrap().event_time, 19);
+    }
+}
