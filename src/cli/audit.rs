@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
+use super::unlock::open_kms;
 use crate::kms::audit::{self, AuditError, Event, Filter, Head, InTimeOrder, Reader};
-use crate::kms::{BUNDLE_NAME, LocalKms};
 
 /// How often `--follow` looks.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
@@ -246,9 +246,7 @@ struct ShownFault<'a> {
 fn verify(args: &Verify) -> Result<(), Failure> {
     let dir = args.keystore.dir()?;
     let log = dir.join(audit::FOLDER);
-    let bundle = dir.join(BUNDLE_NAME);
-    // The bundle, not the records: a server may have those open.
-    let kms = args.keystore.secret.unlock(|secret| Ok(LocalKms::open_bundle(&bundle, &secret)?))?;
+    let kms = args.keystore.secret.unlock(|secret| Ok(open_kms(&dir, &secret)?))?;
     let keys = kms.audit_keys().ok_or_else(|| no_log(&log))?;
     let found = audit::verify(&log, &keys, args.head.as_ref())?.ok_or_else(|| match &args.head {
         Some(head) => fault_at(log.display(), format!("the log is gone: it had line {} once", head.sequence)),

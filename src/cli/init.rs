@@ -175,6 +175,7 @@ fn open_or_create(args: &Args) -> Result<Keystore, Failure> {
     eprintln!("Making a keystore in {}.", dir.display());
     let secret = args.keystore.secret.read_new()?;
     let (keystore, recovery_key) = Keystore::create(&dir, &[secret], args.unlock_time)?;
+    volumes::begin(&dir);
     // Whatever fails from here on, the keystore is there and so must be its recovery key.
     output::put(recovery::text(&recovery_key))?;
     Ok(keystore)

@@ -12,9 +12,9 @@ use super::keystore::KeystoreArgs;
 use super::kms_call::{Kms, read};
 use super::kms_show::{Ask, pair};
 use super::output::{self, line};
-use super::{key_alias, key_explain, key_settings, key_use};
+use super::{key_alias, key_explain, key_settings, key_use, unlock};
 use crate::kms::policy::Policy;
-use crate::kms::{BUNDLE_NAME, KeyState, KeystoreError, LocalKms, Operation};
+use crate::kms::{KeyState, KeystoreError, Operation};
 
 /// Arguments of `kmsfs key`.
 #[derive(clap::Args)]
@@ -169,7 +169,7 @@ fn delete(args: &KeystoreArgs, (key, days): (&str, u32), volumes: &[PathBuf], js
         return Err(KeystoreError::WaitingPeriod(days).into());
     }
     let (cmk, losses, deletion_date) = args.secret.unlock(|secret| {
-        let kms = LocalKms::open_bundle(&dir.join(BUNDLE_NAME), &secret)?;
+        let kms = unlock::open_kms(&dir, &secret)?;
         let cmk = Arc::clone(kms.keys().resolve(key)?);
         cmk.require(Operation::ScheduleDeletion)?;
         // A scan reads the bundle, and may have to unlock volumes.

@@ -1,6 +1,6 @@
 //! `kmsfs key which`, `versions` and `retire`: what is wrapped under which version of which key.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::output::{self, line};
 use super::recording::Recording;
 use super::rewrap::{Ask, walk_tree};
 use super::target::{Opened, Target, refused};
-use super::{mounts, volumes};
+use super::{mounts, unlock, volumes};
 use crate::envelope::VolumeHeader;
 use crate::fs::upkeep::{Answer, Item, Name, Request, Wrap};
-use crate::kms::{BUNDLE_NAME, Cmk, KeyOrigin, LocalKms, UnlockSecret};
+use crate::kms::{Cmk, KeyOrigin, LocalKms, UnlockSecret};
 use crate::maintain::{Mounted, Report, Start, Tree};
 
 /// Arguments of `kmsfs key which`.
@@ -56,7 +56,8 @@ pub(super) struct Retire {
     /// A volume to look through besides those that the keystore knows of
     #[arg(long, value_name = "DIR")]
     volume: Vec<PathBuf>,
-    /// The uuid of a volume that is gone for good and need not be looked through
+    /// The uuid of a volume that is gone for good and need not be looked through; after a restore of the keystore, once
+    /// every volume was mounted: unlisted
     #[arg(long, value_name = "UUID")]
     without: Vec<String>,
     #[command(flatten)]
@@ -106,36 +107,35 @@ fn scan(
     without: &[String],
     quiet: bool,
 ) -> Result<Vec<Scanned>, Failure> {
-    known(keystore, more, without)?
-        .into_iter()
-        .map(|(volume, uuid)| scan_one(volume, uuid.as_deref(), kms, quiet))
-        .collect()
+    known(keystore, more, without)?.into_iter().map(|(volume, uuid)| scan_one(volume, &uuid, kms, quiet)).collect()
 }
 
-/// The paths of volumes, with the uuids that the keystore knows them by.
-fn known(keystore: &Path, more: &[PathBuf], without: &[String]) -> Result<BTreeMap<PathBuf, Option<String>>, Failure> {
-    let mut paths = BTreeMap::new();
-    for (uuid, path) in volumes::list(keystore)? {
-        if !without.contains(&uuid) {
-            paths.insert(path, Some(uuid));
-        }
-    }
+/// Volumes, with the uuids that the keystore knows them by. Two may have had the same path: each is to be found.
+fn known(keystore: &Path, more: &[PathBuf], without: &[String]) -> Result<BTreeSet<(PathBuf, String)>, Failure> {
+    let listed = volumes::list(keystore)?.into_iter().filter(|(uuid, _)| !without.contains(uuid));
+    let mut known: BTreeSet<_> = listed.map(|(uuid, path)| (path, uuid)).collect();
     for path in more {
         let path = path.canonicalize().map_err(|error| Failure::io(path, "find", &error))?;
-        VolumeHeader::load(&path)?;
-        paths.entry(path).or_insert(None);
+        let uuid = VolumeHeader::load(&path)?.0.uuid().to_owned();
+        known.insert((path, uuid));
     }
-    Ok(paths)
+    Ok(known)
 }
 
-fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: bool) -> Result<Scanned, Failure> {
+fn scan_one(volume: PathBuf, uuid: &str, kms: &Arc<LocalKms>, quiet: bool) -> Result<Scanned, Failure> {
     let lost = |why: &dyn std::fmt::Display| {
-        let uuid = uuid.unwrap_or_default();
-        let next = format!("bring it back and mount it once; if it is gone for good: --without {uuid}");
+        let next = if uuid == volumes::UNLISTED {
+            format!("the keystore was restored: mount each of its volumes once; if that is done: --without {uuid}")
+        } else {
+            format!("bring it back and mount it once; if it is gone for good: --without {uuid}")
+        };
         Failure::new(Code::NotAVolume, volume.display(), format!("it cannot be looked through: {why}"), next)
     };
+    if uuid == volumes::UNLISTED {
+        return Err(lost(&"nothing tells where they are"));
+    }
     let found = VolumeHeader::load(&volume).map_err(|error| lost(&error))?.0;
-    if uuid.is_some_and(|uuid| uuid != found.uuid()) {
+    if uuid != found.uuid() {
         return Err(lost(&"another volume is there"));
     }
     let ask = Ask { to: None, write: false, threads: None, quiet };
@@ -150,7 +150,7 @@ fn scan_one(volume: PathBuf, uuid: Option<&str>, kms: &Arc<LocalKms>, quiet: boo
 }
 
 fn open_kms(keystore: &Path, secret: &UnlockSecret) -> Result<Arc<LocalKms>, Failure> {
-    let kms = LocalKms::open_bundle(&keystore.join(BUNDLE_NAME), secret)?;
+    let kms = unlock::open_kms(keystore, secret)?;
     Recording { volume: None, paths: AuditPaths::No }.start(&kms, keystore)?;
     Ok(Arc::new(kms))
 }
@@ -194,7 +194,7 @@ pub(super) fn losses(
     let mut losses = Vec::new();
     for (volume, uuid) in known(keystore, more, &[])? {
         let mounted_on = mounts.iter().find(|mount| mount.backing == volume).map(|mount| mount.mountpoint.clone());
-        let (objects, unknown) = match scan_one(volume.clone(), uuid.as_deref(), &kms, quiet) {
+        let (objects, unknown) = match scan_one(volume.clone(), &uuid, &kms, quiet) {
             Ok(scanned) if scanned.report.failed == 0 => (scanned.report.tally.objects.get(&cmk.id).copied(), None),
             Ok(scanned) => (None, Some(format!("{} objects in it cannot be read", scanned.report.failed))),
             Err(failure) => (None, Some(failure.text)),
@@ -217,9 +217,11 @@ struct VersionUse {
 
 pub(super) fn versions(args: &Versions) -> Result<(), Failure> {
     let dir = args.keystore.dir()?;
+    // To look destroys nothing.
+    let without = [volumes::UNLISTED.to_owned()];
     let (kms, scanned) = args.keystore.secret.unlock(|secret| {
         let kms = open_kms(&dir, &secret)?;
-        let scanned = scan(&dir, &kms, &args.volume, &[], args.json)?;
+        let scanned = scan(&dir, &kms, &args.volume, &without, args.json)?;
         Ok((kms, scanned))
     })?;
     let keys = kms.keys();
@@ -247,6 +249,9 @@ pub(super) fn versions(args: &Versions) -> Result<(), Failure> {
         line(format!("version {number:<4} {}  {wrapped_keys:>9} wrapped keys  {state}", output::time(*created)))?;
     }
     told_incomplete(&scanned)?;
+    if volumes::list(&dir)?.contains_key(volumes::UNLISTED) {
+        line("The keystore was restored: volumes that were not mounted since are not known.")?;
+    }
     line(format!("Looked through {} volumes; backups of them may use older versions.", scanned.len()))
 }
 
@@ -282,4 +287,37 @@ pub(super) fn retire(args: &Retire) -> Result<(), Failure> {
     })?;
     line(format!("Version {version} of {key} is destroyed; nothing in {looked_through} volumes needed it."))?;
     line("Backups of volumes that were made before do need it: they open only with a backup of the keystore from then.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> tempfile::TempDir {
+        let keystore = tempfile::tempdir().unwrap();
+        std::fs::write(keystore.path().join("volumes.json"), text).unwrap();
+        keystore
+    }
+
+    #[test]
+    fn two_volumes_that_had_the_same_path_are_two_to_be_found() {
+        let keystore = list(r#"{"a": "/mnt/disk", "b": "/mnt/disk", "c": "/mnt/other"}"#);
+        let known = |without: &[&str]| {
+            let without: Vec<String> = without.iter().map(|uuid| (*uuid).to_owned()).collect();
+            known(keystore.path(), &[], &without).unwrap().into_iter().map(|(_, uuid)| uuid).collect::<Vec<_>>()
+        };
+        assert_eq!(known(&[]), ["a", "b", "c"]);
+        assert_eq!(known(&["b"]), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_keystore_without_a_list_does_not_count_as_one_without_volumes() {
+        let keystore = tempfile::tempdir().unwrap();
+        let (path, uuid) = known(keystore.path(), &[], &[]).unwrap().pop_first().unwrap();
+        let kms = Arc::new(LocalKms::ephemeral().0);
+        let refused = scan_one(path, &uuid, &kms, true).err().unwrap();
+        assert!(refused.text.contains("--without unlisted"), "{}", refused.text);
+        volumes::begin(keystore.path());
+        assert!(known(keystore.path(), &[], &[]).unwrap().is_empty());
+    }
 }

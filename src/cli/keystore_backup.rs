@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::failure::{Code, Failure};
 use super::keystore::KeystoreArgs;
 use super::output::{self, line};
+use super::volumes;
 use crate::kms::{Keystore, KeystoreError, Verified, restore_backup, verify_backup};
 
 /// Arguments of `kmsfs keystore`.
@@ -76,6 +77,7 @@ fn restore(file: &Path, force: bool, keystore: &KeystoreArgs) -> Result<(), Fail
     let restored =
         keystore.secret.unlock(|secret| restore_backup(file, &dir, &secret, force).map_err(Failure::from))?;
     if let Some(aside) = &restored.replaced {
+        volumes::take_over(&dir, aside);
         line(format!("The keystore that was there is now {}.", aside.display()))?;
     }
     let Verified { keys, versions, .. } = restored.backup;
@@ -83,6 +85,9 @@ fn restore(file: &Path, force: bool, keystore: &KeystoreArgs) -> Result<(), Fail
     line("What was changed in the keystore after the backup was made is not in it, and no file was changed.")?;
     if restored.backup.is_subset {
         line("It has the keys of one volume only: the file is that volume's own copy.")?;
+    }
+    if volumes::list(&dir)?.contains_key(volumes::UNLISTED) {
+        line("Which volumes use it is not in a backup: mount each one once, so that key retire looks through it.")?;
     }
     Ok(())
 }

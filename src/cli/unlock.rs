@@ -83,7 +83,12 @@ fn is_of_another(copy: &Path, keystore: &Path) -> bool {
     uuid(copy).is_some_and(|copied| uuid(&keystore.join(BUNDLE_NAME)) != Some(copied))
 }
 
-fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError> {
+/// The keys of the keystore in `dir`, as its newest bundle has them. The records are opened only to mend that: a server may have
+/// them open.
+///
+/// # Errors
+/// As [`Keystore::open`] and [`LocalKms::open_newest`].
+pub(super) fn open_kms(dir: &Path, secret: &UnlockSecret) -> Result<LocalKms, KeystoreError> {
     if !Keystore::exists(dir) {
         return Err(KeystoreError::NotFound(dir.to_path_buf()));
     }
