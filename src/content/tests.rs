@@ -6,6 +6,7 @@ mod ahead;
 mod backing;
 mod barriers;
 mod faults;
+mod holes;
 mod model;
 mod salts;
 mod tamper;
