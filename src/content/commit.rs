@@ -73,11 +73,11 @@ impl<B: BackingFile> Content<B> {
                     dirty.insert(*number);
                 }
             }
+            // What counts is what page 0 tells: a sync has made the size the old one already.
+            let first = cache.groups.get(&0);
+            state.header_dirty |= first.is_some_and(|first| first.meta.previous_size != state.size);
             drop(cache);
-            if state.old_size != state.size {
-                state.old_size = state.size;
-                state.header_dirty = true;
-            }
+            state.old_size = state.size;
             self.write_pages(state, false)?;
         }
         self.unsettled.store(false, Ordering::Release);
