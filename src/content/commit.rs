@@ -107,18 +107,15 @@ impl<B: BackingFile> Content<B> {
             let two_tails = state.old_size != state.data_size && cache.pending.contains_key(&tail);
             (!cache.pending.is_empty(), cache.overwrites_unsynced() || two_tails)
         };
-        state.limbo = true;
         let was_unsynced = self.unsynced.load(Ordering::Acquire);
         if !was_unsynced || !self.is_ordered(state) {
             // All that earlier commits wrote is on the disk.
             state.old_size = state.data_size;
         }
-        if state.backing_len < wanted {
-            // Before the tail is overwritten: a tail that is longer than the file would be lost.
-            self.backing.set_len(wanted)?;
-            state.backing_len = wanted;
-            self.unsynced.store(true, Ordering::Release);
-        }
+        // Before the tail is overwritten: a tail that is longer than the file would be lost.
+        self.lengthen(state, wanted)?;
+        // Not before: a size that the store refuses must leave the way back open.
+        state.limbo = true;
         let grows = state.size > state.page_size;
         let was_converting = state.converting;
         if (again && was_unsynced) || (state.doubt && (waiting || grows)) {
@@ -292,6 +289,16 @@ impl<B: BackingFile> Content<B> {
             return Err(error.into());
         }
         state.backing_len = state.backing_len.max(at.0 + len);
+        Ok(())
+    }
+
+    /// The backing file gets at least this length.
+    pub(super) fn lengthen(&self, state: &mut State, len: u64) -> Result<(), Error> {
+        if state.backing_len < len {
+            self.backing.set_len(len)?;
+            state.backing_len = len;
+            self.unsynced.store(true, Ordering::Release);
+        }
         Ok(())
     }
 

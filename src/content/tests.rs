@@ -8,6 +8,7 @@ mod barriers;
 mod faults;
 mod holes;
 mod model;
+mod refusals;
 mod salts;
 mod tamper;
 mod threads;
