@@ -10,6 +10,7 @@ mod holes;
 mod model;
 mod refusals;
 mod salts;
+mod sync_faults;
 mod tamper;
 mod threads;
 mod xts;
