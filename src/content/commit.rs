@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use super::file::{Cache, Content, Form, State};
-use super::geometry::{CipherOffset, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_of, meta_at, slot_of};
+use super::geometry::{
+    CipherOffset, GROUP_BLOCKS, META, Run, backing_len, block_at, blocks_in, group_at, group_of, meta_at, slot_of,
+};
 use super::meta::flag;
 use super::{BackingFile, Error};
 use crate::crypto::{Nonce, random};
@@ -30,12 +32,7 @@ impl<B: BackingFile> Content<B> {
     pub fn sync(&self, all: bool) -> Result<(), Error> {
         let mut state = self.state.write();
         let result = self.commit_in(&mut state).and_then(|()| {
-            if all {
-                self.backing.sync_all()?
-            } else {
-                self.backing.sync_data()?
-            }
-            self.synced(&mut state);
+            self.wait(&mut state, all)?;
             state.durable = state.backing_len > 0;
             // What is on the disk needs no previous part. These pages need no sync: with or without them, all is well.
             self.settle_in(&mut state)
@@ -73,11 +70,11 @@ impl<B: BackingFile> Content<B> {
                     dirty.insert(*number);
                 }
             }
+            // What counts is what page 0 tells: a sync has made the size the old one already.
+            let first = cache.groups.get(&0);
+            state.header_dirty |= first.is_some_and(|first| first.meta.previous_size != state.size);
             drop(cache);
-            if state.old_size != state.size {
-                state.old_size = state.size;
-                state.header_dirty = true;
-            }
+            state.old_size = state.size;
             self.write_pages(state, false)?;
         }
         self.unsettled.store(false, Ordering::Release);
@@ -107,18 +104,15 @@ impl<B: BackingFile> Content<B> {
             let two_tails = state.old_size != state.data_size && cache.pending.contains_key(&tail);
             (!cache.pending.is_empty(), cache.overwrites_unsynced() || two_tails)
         };
-        state.limbo = true;
         let was_unsynced = self.unsynced.load(Ordering::Acquire);
         if !was_unsynced || !self.is_ordered(state) {
             // All that earlier commits wrote is on the disk.
             state.old_size = state.data_size;
         }
-        if state.backing_len < wanted {
-            // Before the tail is overwritten: a tail that is longer than the file would be lost.
-            self.backing.set_len(wanted)?;
-            state.backing_len = wanted;
-            self.unsynced.store(true, Ordering::Release);
-        }
+        // Before the tail is overwritten: a tail that is longer than the file would be lost.
+        self.lengthen(state, wanted)?;
+        // Not before: a size that the store refuses must leave the way back open.
+        state.limbo = true;
         let grows = state.size > state.page_size;
         let was_converting = state.converting;
         if (again && was_unsynced) || (state.doubt && (waiting || grows)) {
@@ -230,6 +224,7 @@ impl<B: BackingFile> Content<B> {
         // A page that may or may not have been written is as good as one that has not: both are whole.
         let page = group.meta.seal(&group.keys.meta, nonce);
         state.pages_unsynced = true;
+        state.since_sync.insert(number);
         self.backing.write_at(&page[..], meta_at(number))?;
         group.page_written = group.meta.written;
         group.on_backing |= group.meta.written;
@@ -286,6 +281,7 @@ impl<B: BackingFile> Content<B> {
     /// After `len` bytes at `at` that are no META page were written, or not.
     fn written(&self, state: &mut State, at: CipherOffset, len: u64, done: io::Result<()>) -> Result<(), Error> {
         self.unsynced.store(true, Ordering::Release);
+        state.since_sync.insert(group_at(at));
         if let Err(error) = done {
             // A part of it may be there.
             state.backing_len = self.backing.len().unwrap_or(state.backing_len);
@@ -295,11 +291,60 @@ impl<B: BackingFile> Content<B> {
         Ok(())
     }
 
+    /// The backing file gets at least this length.
+    pub(super) fn lengthen(&self, state: &mut State, len: u64) -> Result<(), Error> {
+        if state.backing_len < len {
+            self.backing.set_len(len)?;
+            state.backing_len = len;
+            self.unsynced.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Waits until everything on the backing file is on the disk, where that is promised.
     pub(super) fn barrier(&self, state: &mut State) -> Result<(), Error> {
         if self.is_ordered(state) {
-            self.backing.sync_data()?;
-            self.synced(state);
+            self.wait(state, false)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything on the backing file is on the disk.
+    ///
+    /// What the kernel could not write it takes as clean, and tells so once: after a sync that failed, everything that was written
+    /// since the last good one is written again first.
+    fn wait(&self, state: &mut State, all: bool) -> Result<(), Error> {
+        if state.lost {
+            self.write_again(state)?;
+        }
+        state.lost = true;
+        let done = if all { self.backing.sync_all() } else { self.backing.sync_data() };
+        if let Err(error) = done {
+            // What is on the backing file may soon be what was there before: memory knows better.
+            let mut cache = self.cache.lock();
+            let Cache { groups, dirty, .. } = &mut *cache;
+            dirty.extend(state.since_sync.iter().filter(|group| groups.contains_key(group)));
+            if let Form::Inline { dirty, .. } = &mut state.form {
+                *dirty |= !state.since_sync.is_empty();
+            }
+            return Err(error.into());
+        }
+        state.lost = false;
+        self.synced(state);
+        Ok(())
+    }
+
+    /// Writes what was written since the last good sync once more, as it can be read now.
+    fn write_again(&self, state: &State) -> Result<(), Error> {
+        let mut bytes = vec![0; (meta_at(1).0 - meta_at(0).0) as usize];
+        for group in &state.since_sync {
+            let found = self.backing.read_at(&mut bytes, meta_at(*group))?;
+            for (number, page) in (0..).zip(bytes[..found].chunks(META as usize)) {
+                // Zeros are a hole, which stays one.
+                if page.iter().any(|byte| *byte != 0) {
+                    self.backing.write_at(page, CipherOffset(meta_at(*group).0 + number * META))?;
+                }
+            }
         }
         Ok(())
     }
@@ -309,6 +354,8 @@ impl<B: BackingFile> Content<B> {
         self.unsynced.store(false, Ordering::Release);
         (state.doubt, state.risky, state.pages_unsynced) = (false, false, false);
         state.old_size = state.data_size;
+        state.synced_len = state.backing_len;
+        state.since_sync.clear();
         let mut cache = self.cache.lock();
         cache.dropped_unsynced = false;
         for group in cache.groups.values_mut() {
@@ -336,6 +383,7 @@ impl<B: BackingFile> Content<B> {
         if state.backing_len > len {
             self.backing.set_len(len)?;
             state.backing_len = len;
+            state.synced_len = state.synced_len.min(len);
             state.doubt = true;
         }
         Ok(())

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub form: Form,
     /// Length of the backing file, in bytes.
     pub backing_len: u64,
+    /// The backing file is at least so long on the disk, too.
+    pub synced_len: u64,
     /// Groups may have no META page.
     pub sparse: bool,
     /// The size, the flags or the mirror in page 0 are to be written.
@@ -85,6 +87,10 @@ pub(super) struct State {
     pub risky: bool,
     /// The tail was a hole and is written for a larger size: the page of this group must not be there before page 0 tells of that size.
     pub tail_last: Option<u64>,
+    /// The groups that were written on the backing file since the last sync, be it their page or blocks.
+    pub since_sync: BTreeSet<u64>,
+    /// A sync failed: what was written since the one before may never reach the disk unless it is written again.
+    pub lost: bool,
     /// META pages on the backing file may not be on the disk.
     pub pages_unsynced: bool,
     /// The backing file is shorter than the authenticated size demands: expected and found length.
@@ -194,7 +200,7 @@ impl<B: BackingFile> Content<B> {
         }
         self.mirror.get_mut().get_or_insert(meta.mirror);
         let mut state = self.state.write();
-        state.backing_len = len;
+        (state.backing_len, state.synced_len) = (len, len);
         (state.durable, state.doubt) = (true, true);
         if meta.flags & flag::INLINE != 0 {
             let content = self.open_inline(&meta, page)?;
@@ -362,6 +368,7 @@ impl State {
             page_size: 0,
             form: Form::Inline { content: Zeroizing::default(), dirty: false },
             backing_len: 0,
+            synced_len: 0,
             sparse: false,
             header_dirty: false,
             durable: false,
@@ -372,6 +379,8 @@ impl State {
             doubt: false,
             risky: false,
             tail_last: None,
+            since_sync: BTreeSet::new(),
+            lost: false,
             pages_unsynced: false,
             cut: None,
         }

@@ -4,8 +4,7 @@ use std::io;
 
 use super::file::{Content, Form, State};
 use super::geometry::{
-    BLOCK, CipherOffset, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_at, group_of, meta_at, runs,
-    slot_of,
+    BLOCK, GROUP_BLOCKS, Run, backing_len, block_at, blocks_in, group_at, group_of, meta_at, runs, slot_of,
 };
 use super::{BackingFile, Error};
 
@@ -93,15 +92,18 @@ impl<B: BackingFile> Content<B> {
     /// Clears the blocks that were written; returns their runs.
     fn clear_blocks(&self, state: &State, from: u64, to: u64) -> Result<Vec<Run>, Error> {
         let mut holes = Vec::new();
-        for run in runs(from * BLOCK, (to - from) * BLOCK) {
-            if state.sparse && !self.may_hold_data(state, group_of(run.first))? {
-                continue;
+        let mut next = from;
+        loop {
+            let first = self.skip_absent(state, next)?;
+            if first >= to {
+                return Ok(holes);
             }
-            let mut cache = self.cache_with(state, group_of(run.first))?;
+            next = to.min((group_of(first) + 1) * GROUP_BLOCKS);
+            let mut cache = self.cache_with(state, group_of(first))?;
             let blocks: Vec<u64> = {
-                let meta = &cache.groups[&group_of(run.first)].meta;
+                let meta = &cache.groups[&group_of(first)].meta;
                 let written = |block: &u64| meta.is_written(slot_of(*block)) || meta.has_previous(slot_of(*block));
-                (run.first..run.first + run.count).filter(written).collect()
+                (first..next).filter(written).collect()
             };
             for block in &blocks {
                 cache.pending.remove(block);
@@ -112,7 +114,6 @@ impl<B: BackingFile> Content<B> {
                 holes.push(Run { first: piece[0], count: piece.len() as u64 });
             }
         }
-        Ok(holes)
     }
 
     /// Writes zeros over a part of one block, unless it is a hole already.
@@ -151,15 +152,12 @@ impl<B: BackingFile> Content<B> {
         }
         let blocks = blocks_in(state.size);
         let mut block = at / BLOCK;
-        while block < blocks {
-            let group = group_of(block);
-            if state.sparse && !self.may_hold_data(&state, group)? {
-                block = match self.backing.next_data(meta_at(group + 1))? {
-                    Some(found) => group_at(found).max(group + 1) * GROUP_BLOCKS,
-                    None => self.next_cached(group).map_or(blocks, |next| next * GROUP_BLOCKS),
-                };
-                continue;
+        loop {
+            block = self.skip_absent(&state, block)?;
+            if block >= blocks {
+                return Ok(None);
             }
+            let group = group_of(block);
             let cache = self.cache_with(&state, group)?;
             let meta = &cache.groups[&group].meta;
             let end = blocks.min((group + 1) * GROUP_BLOCKS);
@@ -168,7 +166,6 @@ impl<B: BackingFile> Content<B> {
             }
             block = end;
         }
-        Ok(None)
     }
 
     /// The first byte at or behind `at` that is in a hole; the end of the file is one. `None` at or behind the end.
@@ -193,20 +190,21 @@ impl<B: BackingFile> Content<B> {
         Ok(Some(state.size))
     }
 
-    /// Whether a group of a sparse file may hold data: it is in memory, or its page is not in a hole.
-    fn may_hold_data(&self, state: &State, group: u64) -> Result<bool, Error> {
-        if self.cache.lock().groups.contains_key(&group) {
-            return Ok(true);
+    /// `block`, if its group may hold data; else the first block of the next group that may, or one behind every end. A group of a
+    /// sparse file holds none if it is not in memory and lies in a hole of the store: such groups may be more than can be looked at.
+    fn skip_absent(&self, state: &State, block: u64) -> Result<u64, Error> {
+        let group = group_of(block);
+        if !state.sparse || self.cache.lock().groups.contains_key(&group) {
+            return Ok(block);
         }
-        let CipherOffset(at) = meta_at(group);
-        if at >= state.backing_len {
-            return Ok(state.cut.is_some());
-        }
-        let next = self.backing.next_data(CipherOffset(at))?;
-        Ok(next.is_some_and(|next| next.0 < meta_at(group + 1).0))
-    }
-
-    fn next_cached(&self, group: u64) -> Option<u64> {
-        self.cache.lock().groups.keys().copied().filter(|other| *other > group).min()
+        let at = meta_at(group);
+        let stored = match at.0 < state.backing_len {
+            true => self.backing.next_data(at)?.map(group_at),
+            // What was cut off may have been anything.
+            false => state.cut.map(|_| group),
+        };
+        let cached = self.cache.lock().groups.keys().copied().filter(|other| *other > group).min();
+        let next = stored.into_iter().chain(cached).min();
+        Ok(next.map_or(u64::MAX, |next| block.max(next * GROUP_BLOCKS)))
     }
 }

@@ -52,20 +52,14 @@ impl<B: BackingFile> Content<B> {
     pub(super) fn become_inline(&self, state: &mut State, size: u64) -> Result<(), Error> {
         let mut content = Zeroizing::new(vec![0; size as usize]);
         self.read_in(state, 0, &mut content)?;
-        let sealed = self.seal_inline(&content);
-        // If this fails, the page is there or is not: it is replaced either way.
-        state.header_dirty = true;
-        self.write_data(state, &sealed, CipherOffset(0))?;
         self.cache.lock().clear();
-        let len = sealed.len() as u64;
-        // Dirty until the rest is cut, so that a commit tries that again.
         state.form = Form::Inline { content, dirty: true };
         (state.size, state.old_size, state.data_size, state.page_size) = (size, size, size, 0);
         (state.sparse, state.header_dirty, state.converting, state.risky) = (false, false, false, false);
-        self.barrier(state)?;
-        self.cut_to(state, len)?;
-        self.inline_is_clean(state);
-        Ok(())
+        state.tail_last = None;
+        // As long as META page 0 may be the one on the disk, nothing may be written over its blocks.
+        state.limbo = true;
+        self.commit_inline(state)
     }
 
     /// The bytes of an inline file: a fresh salt each time.
@@ -94,10 +88,9 @@ impl<B: BackingFile> Content<B> {
         }
         let sealed = self.seal_inline(content);
         let len = INLINE_META + content.len() as u64;
-        if state.backing_len > 0 && state.backing_len < len && self.is_ordered(state) {
+        if state.backing_len > 0 && state.synced_len < len && self.is_ordered(state) {
             // Were the new page on the disk before the new length, its end would be lost, and the old content with it.
-            self.backing.set_len(len)?;
-            state.backing_len = len;
+            self.lengthen(state, len)?;
             self.barrier(state)?;
         }
         self.write_data(state, &sealed, CipherOffset(0))?;
@@ -114,5 +107,6 @@ impl<B: BackingFile> Content<B> {
             *dirty = false;
         }
         state.old_size = state.size;
+        state.limbo = false;
     }
 }

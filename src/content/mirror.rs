@@ -57,9 +57,10 @@ impl<B: BackingFile> Content<B> {
     /// [`Error::Io`]; then the next page 0 that is written has the new mirror.
     pub fn replace_mirror(&self, mirror: &[u8; MIRROR_LEN]) -> Result<(), Error> {
         // Whoever writes a page 0 holds this lock.
-        let state = self.state.write();
+        let mut state = self.state.write();
         *self.mirror.lock() = Some(*mirror);
         if state.backing_len >= INLINE_META {
+            state.since_sync.insert(0);
             write_mirror(&self.backing, mirror)?;
         }
         Ok(())

@@ -145,7 +145,11 @@ impl<B: BackingFile> Content<B> {
             let mut previous = Seal::default();
             if waits >> slot & 1 == 1 {
                 let was_pending = pending.insert(block, sealed.keep(i)).is_some();
-                previous = match group.on_backing >> slot & 1 == 1 {
+                let may_be_known = group.on_backing >> slot & 1 == 1;
+                // A hole by a page that may not be on the disk, over bytes that are no zeros if that hole was never punched: what a page
+                // may say of them follows from a barrier.
+                state.doubt |= may_be_known && !was_pending && !group.meta.is_written(slot);
+                previous = match may_be_known {
                     true if was_pending => old.previous,
                     true => old.current,
                     false => Seal::default(),

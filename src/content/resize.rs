@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::file::{Content, Form, State};
-use super::geometry::{BLOCK, INLINE_MAX, Run, blocks_in, group_of, slot_of};
+use super::geometry::{BLOCK, INLINE_MAX, Run, backing_len, blocks_in, group_of, slot_of};
 use super::{BackingFile, Error};
 
 impl<B: BackingFile> Content<B> {
@@ -41,8 +41,10 @@ impl<B: BackingFile> Content<B> {
         if size == state.size {
             return Ok(());
         }
-        // Nothing may wait any more for a place that is about to go.
-        self.commit_in(state)?;
+        // Growth that has no place yet is not committed first: the store may refuse it.
+        if state.backing_len >= backing_len(state.size) {
+            self.commit_in(state)?;
+        }
         if size <= INLINE_MAX {
             return self.become_inline(state, size);
         }
@@ -74,10 +76,13 @@ impl<B: BackingFile> Content<B> {
         }
         state.size = size;
         (state.header_dirty, state.shrunk) = (true, true);
+        // Nothing may wait for a place that is about to go.
         let mut cache = self.cache.lock();
+        cache.pending.retain(|block, _| *block <= last);
         cache.groups.retain(|number, _| *number <= group_of(last));
         cache.dirty.retain(|number| *number <= group_of(last));
         drop(cache);
+        state.tail_last = state.tail_last.filter(|number| *number <= group_of(last));
         self.commit_in(state)
     }
 }

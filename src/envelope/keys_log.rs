@@ -13,8 +13,8 @@ use crate::crypto::random;
 use crate::sys::atomic;
 
 pub(super) const KEYS_LOG: &str = ".kmsfs/keys.log";
-/// What was cut off: after a bad sector that may be more than one torn record.
-const CUT: &str = ".kmsfs/keys.log.cut";
+/// What the name of what was cut off ends with: after a bad sector that may be more than one torn record.
+const CUT: &str = "log.cut";
 const ID_LEN: usize = 16;
 const PREFIX_LEN: usize = ID_LEN + 2;
 
@@ -31,8 +31,9 @@ pub struct MirrorRecord {
 #[derive(Debug)]
 pub struct KeysLog {
     path: PathBuf,
-    /// The file, and its length up to the last whole record.
-    file: Mutex<(File, u64)>,
+    /// The file, and its length up to the last whole record. `None` once the name may lead to another file: whoever
+    /// needs it next opens that.
+    file: Mutex<Option<(File, u64)>>,
 }
 
 impl KeysLog {
@@ -43,22 +44,20 @@ impl KeysLog {
     /// [`VolumeError::Io`].
     pub fn open(root: &Path) -> Result<Self, VolumeError> {
         let path = root.join(KEYS_LOG);
-        let open = || -> io::Result<_> {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-            let bytes = fs::read(&path)?;
-            let whole = split(&bytes).1 as u64;
-            if whole < bytes.len() as u64 {
-                let cut = root.join(CUT);
-                log::warn!("{}: torn at byte {whole}; the rest goes to {}", path.display(), cut.display());
-                let mut cut = OpenOptions::new().append(true).create(true).mode(0o600).open(&cut)?;
-                cut.write_all(&bytes[whole as usize..])?;
-                cut.sync_all()?;
-                file.set_len(whole)?;
-            }
-            Ok((file, whole))
-        };
-        let file = Mutex::new(open().map_err(VolumeError::io(&path))?);
+        let file = Mutex::new(Some(open(&path).map_err(VolumeError::io(&path))?));
         Ok(Self { path, file })
+    }
+
+    fn held<'a>(&self, slot: &'a mut Option<(File, u64)>) -> io::Result<&'a mut (File, u64)> {
+        let held = match slot.take() {
+            Some(held) => held,
+            None => {
+                // The file that was replaced must not come back after something was appended to this one.
+                self.path.parent().map_or(Ok(()), atomic::sync_directory)?;
+                open(&self.path)?
+            }
+        };
+        Ok(slot.insert(held))
     }
 
     /// Appends the mirror of a directory's key. Durable after [`KeysLog::sync`].
@@ -68,7 +67,7 @@ impl KeysLog {
     pub fn append(&self, directory: &[u8; ID_LEN], mirror: &[u8]) -> Result<(), VolumeError> {
         let record = record_bytes(directory, mirror).map_err(VolumeError::io(&self.path))?;
         let mut guard = self.file.lock();
-        let (file, end) = &mut *guard;
+        let (file, end) = self.held(&mut guard).map_err(VolumeError::io(&self.path))?;
         match file.write_all(&record) {
             Ok(()) => *end += record.len() as u64,
             Err(e) => {
@@ -85,7 +84,8 @@ impl KeysLog {
     /// # Errors
     /// [`VolumeError::Io`].
     pub fn sync(&self) -> Result<(), VolumeError> {
-        self.file.lock().0.sync_data().map_err(VolumeError::io(&self.path))
+        let mut guard = self.file.lock();
+        self.held(&mut guard).and_then(|(file, _)| file.sync_data()).map_err(VolumeError::io(&self.path))
     }
 
     /// The last record of each directory, and whether there are others.
@@ -139,13 +139,21 @@ impl KeysLog {
     }
 
     /// Replaces the log by the last record of each directory, each as `renew` returns it, but those for which
-    /// it returns none. On error nothing is changed. Durable when this returns.
+    /// it returns none. Durable when this returns.
     ///
     /// # Errors
-    /// [`VolumeError::Io`], or that of `renew`.
+    /// [`VolumeError::Io`], or that of `renew`. The log is then what it was, unless only the sync of its directory failed.
     pub fn rewrite<E: From<VolumeError>>(
         &self,
+        renew: impl FnMut(MirrorRecord) -> Result<Option<MirrorRecord>, E>,
+    ) -> Result<(), E> {
+        self.rewrite_by(renew, |path, bytes| atomic::replace(path, 0o600, bytes))
+    }
+
+    fn rewrite_by<E: From<VolumeError>>(
+        &self,
         mut renew: impl FnMut(MirrorRecord) -> Result<Option<MirrorRecord>, E>,
+        replace: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
     ) -> Result<(), E> {
         let mut guard = self.file.lock();
         let bytes = fs::read(&self.path).map_err(VolumeError::io(&self.path))?;
@@ -154,12 +162,8 @@ impl KeysLog {
             let Some(MirrorRecord { directory, mirror }) = renew(record)? else { continue };
             fresh.extend_from_slice(&record_bytes(&directory, &mirror).map_err(VolumeError::io(&self.path))?);
         }
-        let replace = || -> io::Result<_> {
-            atomic::replace(&self.path, 0o600, &fresh)?;
-            OpenOptions::new().append(true).open(&self.path)
-        };
-        let file = replace().map_err(VolumeError::io(&self.path))?;
-        *guard = (file, fresh.len() as u64);
+        *guard = None;
+        replace(&self.path, &fresh).map_err(VolumeError::io(&self.path))?;
         Ok(())
     }
 
@@ -186,6 +190,22 @@ impl KeysLog {
             Err(e) => Err(VolumeError::io(&path)(e)),
         }
     }
+}
+
+/// Opens the log, or makes it; moves what is torn out of the way.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let bytes = fs::read(path)?;
+    let whole = split(&bytes).1 as u64;
+    if whole < bytes.len() as u64 {
+        let cut = path.with_extension(CUT);
+        log::warn!("{}: torn at byte {whole}; the rest goes to {}", path.display(), cut.display());
+        let mut cut = OpenOptions::new().append(true).create(true).mode(0o600).open(&cut)?;
+        cut.write_all(&bytes[whole as usize..])?;
+        cut.sync_all()?;
+        file.set_len(whole)?;
+    }
+    Ok((file, whole))
 }
 
 fn record_bytes(directory: &[u8; ID_LEN], mirror: &[u8]) -> io::Result<Vec<u8>> {
@@ -269,7 +289,7 @@ mod tests {
             let records = KeysLog::read(dir.path()).unwrap();
             assert_eq!(records.iter().map(|r| r.directory[0]).collect::<Vec<_>>(), [1, 3], "torn by {torn}");
             let record = [&[2; 16][..], &[3, 0, 3, 8, 8]].concat();
-            assert_eq!(fs::read(dir.path().join(CUT)).unwrap(), record[..21 - torn as usize]);
+            assert_eq!(fs::read(dir.path().join(KEYS_LOG).with_extension(CUT)).unwrap(), record[..21 - torn as usize]);
         }
     }
 
@@ -287,6 +307,22 @@ mod tests {
         let records = KeysLog::read(dir.path()).unwrap();
         let found: Vec<_> = records.iter().map(|r| (r.directory[0], r.mirror[1])).collect();
         assert_eq!(found, [(2, 12), (1, 13), (4, 4)]);
+    }
+
+    #[test]
+    fn after_a_rewriting_that_failed_half_way_records_go_where_the_name_leads() {
+        let (dir, log) = log();
+        log.append(&[1; 16], &[3, 1]).unwrap();
+        let fails: [fn(&Path, &[u8]) -> io::Result<()>; 2] = [
+            |path, bytes| atomic::replace(path, 0o600, bytes).and(Err(io::ErrorKind::Other.into())),
+            |_, _| Err(io::ErrorKind::StorageFull.into()),
+        ];
+        for (id, replace) in (2..).zip(fails) {
+            log.rewrite_by::<VolumeError>(|record| Ok(Some(record)), replace).unwrap_err();
+            log.append(&[id; 16], &[3, id]).unwrap();
+            log.sync().unwrap();
+            assert_eq!(KeysLog::read(dir.path()).unwrap().len(), usize::from(id));
+        }
     }
 
     #[test]

@@ -191,7 +191,8 @@ impl EncryptedFs {
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
-        let synced = self.with_space(|| file.sync(!data_only));
+        // The sync itself is not tried twice: what the store could not write it reports once.
+        let synced = self.with_space(|| file.commit()).and_then(|()| file.sync(!data_only));
         let told = file.failures.tell(&handle.seen);
         synced.map_err(|error| self.report(file.ino, error)).and(told)?;
         self.sync_sidecar(file)?;

@@ -12,10 +12,18 @@ const PAGE: usize = 4096;
 /// Something that was done to the file.
 #[derive(Clone)]
 pub enum Op {
-    Write { at: u64, bytes: Arc<[u8]> },
+    Write {
+        at: u64,
+        bytes: Arc<[u8]>,
+    },
     SetLen(u64),
-    Punch { at: u64, len: u64 },
+    Punch {
+        at: u64,
+        len: u64,
+    },
     Sync,
+    /// A sync that failed: pages written since the last good one may never get to the disk unless they are written again.
+    Failed,
 }
 
 /// The bytes of a file.
@@ -32,7 +40,7 @@ impl Image {
             Op::Write { at, bytes } => self.write(*at as usize, bytes),
             Op::SetLen(len) => self.0.resize(*len as usize, 0),
             Op::Punch { at, len } => self.zero(*at as usize, *len as usize),
-            Op::Sync => {}
+            Op::Sync | Op::Failed => {}
         }
     }
 
@@ -58,7 +66,16 @@ impl Image {
     /// What is left if the power fails after these calls on a file that was `self` on the disk.
     pub fn after_power_cut_of(mut self, log: &[Op], choices: &mut Choices) -> (Self, String) {
         let synced = log.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |at| at + 1);
-        log[..synced].iter().for_each(|op| self.apply(op));
+        for (number, op) in log[..synced].iter().enumerate() {
+            let next = log[number..synced].iter().find(|op| matches!(op, Op::Sync | Op::Failed));
+            match (op, next) {
+                (Op::Write { at, bytes }, Some(Op::Failed)) => {
+                    let kept = pages(*at as usize, bytes).filter(|_| choices.below(2) == 0);
+                    kept.for_each(|(at, bytes)| self.write(at, bytes));
+                }
+                _ => self.apply(op),
+            }
+        }
         // How much of the rest is kept: now nearly nothing, now nearly all.
         let odds = 1 + choices.below(7);
         let mut kept = String::new();
@@ -86,7 +103,7 @@ impl Image {
                     let _ = write!(kept, " {number}");
                 }
                 Op::Punch { at, len } => lost.push((*at as usize, (*at + *len) as usize)),
-                Op::Sync => {}
+                Op::Sync | Op::Failed => {}
             }
         }
         (self, kept)
@@ -109,11 +126,13 @@ fn pages(at: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 pub struct Disk {
     image: Mutex<Image>,
     log: Mutex<Vec<Op>>,
+    /// This many syncs succeed before one fails.
+    pub failing: Mutex<Option<usize>>,
 }
 
 impl Disk {
     pub fn of(image: Image) -> Arc<Self> {
-        Arc::new(Self { image: Mutex::new(image), log: Mutex::default() })
+        Arc::new(Self { image: Mutex::new(image), log: Mutex::default(), failing: Mutex::default() })
     }
 
     pub fn log(&self) -> Vec<Op> {
@@ -162,6 +181,13 @@ impl BackingFile for Disk {
         Ok(there.iter().position(|byte| *byte != 0).map(|skip| CipherOffset(at.0 + skip as u64)))
     }
     fn sync_data(&self) -> io::Result<()> {
+        let mut failing = self.failing.lock();
+        if *failing == Some(0) {
+            *failing = None;
+            self.record(Op::Failed);
+            return Err(io::ErrorKind::Other.into());
+        }
+        *failing = failing.map(|left| left - 1);
         self.record(Op::Sync);
         Ok(())
     }
@@ -179,6 +205,7 @@ pub fn listing(log: &[Op]) -> String {
             Op::SetLen(len) => writeln!(text, "{number}: length {len}"),
             Op::Punch { at, len } => writeln!(text, "{number}: punch {len} at {at}"),
             Op::Sync => writeln!(text, "{number}: sync"),
+            Op::Failed => writeln!(text, "{number}: failed sync"),
         };
     }
     text

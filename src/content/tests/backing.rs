@@ -1,8 +1,9 @@
 //! A backing file in memory, sparse, that can be told to fail; and a seeded source of choices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -93,17 +94,60 @@ pub struct Memory {
     pub bytes: Mutex<Bytes>,
     pub fault: Mutex<Option<Fault>>,
     pub calls: Mutex<Vec<Call>>,
+    /// This many syncs succeed before one fails.
+    pub failing_sync: Mutex<Option<usize>>,
+    /// What a power cut leaves: changes of length and holes at once, what was written once it was synced.
+    pub durable: Mutex<Bytes>,
+    /// Pages that are not there yet. A sync that fails forgets them, as Linux does.
+    unwritten: Mutex<BTreeSet<u64>>,
+    /// It cannot be longer than this.
+    pub limit: Mutex<Option<u64>>,
+    /// How often it was asked where data are.
+    pub asked: AtomicUsize,
     /// What outlives the process besides: the tail that is kept for an XTS file.
     pub tail: Mutex<Option<TailRecord>>,
 }
 
 impl Memory {
     pub fn of(bytes: Bytes) -> Arc<Self> {
-        Arc::new(Self { bytes: Mutex::new(bytes), ..Self::default() })
+        Arc::new(Self { durable: Mutex::new(bytes.clone()), bytes: Mutex::new(bytes), ..Self::default() })
     }
 
     pub fn snapshot(&self) -> Bytes {
         self.bytes.lock().clone()
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        self.bytes.lock().write(at, bytes);
+        self.unwritten.lock().extend(at / PAGE..(at + bytes.len() as u64).div_ceil(PAGE));
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let unwritten = std::mem::take(&mut *self.unwritten.lock());
+        self.call(Call::Sync).map_err(|fault| fault.kind)?;
+        let mut failing = self.failing_sync.lock();
+        if *failing == Some(0) {
+            *failing = None;
+            return Err(io::ErrorKind::Other.into());
+        }
+        *failing = failing.map(|left| left - 1);
+        let (bytes, mut durable) = (self.bytes.lock(), self.durable.lock());
+        for page in unwritten {
+            match bytes.pages.get(&page) {
+                Some(there) => drop(durable.pages.insert(page, there.clone())),
+                None => drop(durable.pages.remove(&page)),
+            }
+        }
+        durable.len = bytes.len;
+        Ok(())
+    }
+
+    fn fits(&self, len: u64) -> io::Result<()> {
+        if self.limit.lock().is_some_and(|limit| len > limit) {
+            Err(io::ErrorKind::FileTooLarge.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Counts the call; gives the fault if it is this one's turn.
@@ -127,22 +171,25 @@ impl BackingFile for Memory {
         Ok(self.bytes.lock().read(at.0, buf))
     }
     fn write_at(&self, buf: &[u8], at: CipherOffset) -> io::Result<()> {
+        self.fits(at.0 + buf.len() as u64)?;
         if let Err(fault) = self.call(Call::Write) {
             if fault.torn {
                 let pages = buf.len().div_ceil(PAGE as usize).div_ceil(2) * PAGE as usize;
-                self.bytes.lock().write(at.0, &buf[..pages.min(buf.len())]);
+                self.write(at.0, &buf[..pages.min(buf.len())]);
             }
             return Err(fault.kind.into());
         }
-        self.bytes.lock().write(at.0, buf);
+        self.write(at.0, buf);
         Ok(())
     }
     fn len(&self) -> io::Result<u64> {
         Ok(self.bytes.lock().len)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.fits(len)?;
         self.call(Call::SetLen).map_err(|fault| fault.kind)?;
         self.bytes.lock().set_len(len);
+        self.durable.lock().set_len(len);
         Ok(())
     }
     fn allocate(&self, _: CipherOffset, _: u64) -> io::Result<()> {
@@ -153,9 +200,11 @@ impl BackingFile for Memory {
         let mut bytes = self.bytes.lock();
         let len = len.min(bytes.len.saturating_sub(at.0));
         bytes.zero(at.0, len);
+        self.durable.lock().zero(at.0, len);
         Ok(())
     }
     fn next_data(&self, at: CipherOffset) -> io::Result<Option<CipherOffset>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes.lock();
         let next = bytes.pages.range(at.0 / PAGE..).next().map(|(page, _)| CipherOffset(at.0.max(page * PAGE)));
         Ok(next.filter(|next| next.0 < bytes.len))
@@ -181,8 +230,7 @@ impl BackingFile for Memory {
         Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.call(Call::Sync).map_err(|fault| fault.kind)?;
-        Ok(())
+        self.sync()
     }
     fn sync_all(&self) -> io::Result<()> {
         self.sync_data()

@@ -7,10 +7,10 @@ use super::backing::{Choices, Fault, Memory, create, read_all, reopen};
 use crate::content::geometry::GROUP;
 use crate::content::{Content, Durability, Error, backing_len};
 
-type File = Content<Arc<Memory>>;
-type Work = fn(&File) -> Result<(), Error>;
+pub type File = Content<Arc<Memory>>;
+pub type Work = fn(&File) -> Result<(), Error>;
 
-const WORKS: [(&str, u64, Work); 13] = [
+pub const WORKS: [(&str, u64, Work); 13] = [
     ("overwrite", 20_000, |file| file.write(4000, &[7; 9000]).and_then(|()| file.commit())),
     ("append", 20_000, |file| file.append(&[7; 9000]).and_then(|_| file.commit())),
     ("append twice", 20_000, |file| {
@@ -44,7 +44,7 @@ const WORKS: [(&str, u64, Work); 13] = [
 ];
 
 /// Whether each block of `bytes` is that of one of `versions`.
-fn is_mixture(bytes: &[u8], versions: &[&[u8]]) -> bool {
+pub fn is_mixture(bytes: &[u8], versions: &[&[u8]]) -> bool {
     bytes.chunks(4096).enumerate().all(|(number, block)| {
         versions.iter().any(|version| {
             let there = version.get(number * 4096..).unwrap_or_default();
@@ -54,7 +54,7 @@ fn is_mixture(bytes: &[u8], versions: &[&[u8]]) -> bool {
     })
 }
 
-fn start(size: u64, synced: bool) -> (File, Vec<u8>) {
+pub fn start(size: u64, synced: bool) -> (File, Vec<u8>) {
     let before = Choices(size).bytes(size as usize);
     let file = create(Durability::Atomic);
     file.write(0, &before).unwrap();
@@ -65,7 +65,7 @@ fn start(size: u64, synced: bool) -> (File, Vec<u8>) {
 }
 
 /// All versions that the work passes through, by doing it with a pause after each call: here, those before and after.
-fn outcome(work: Work, size: u64) -> Vec<u8> {
+pub fn outcome(work: Work, size: u64) -> Vec<u8> {
     let (file, _) = start(size, true);
     work(&file).unwrap();
     read_all(&file).unwrap()

@@ -1,6 +1,8 @@
 //! Whatever is done to a backing file, a read gives what was written, or an error.
 
-use super::backing::{Bytes, Choices, create, key, read_all, reopen};
+use std::sync::Arc;
+
+use super::backing::{Bytes, Choices, Memory, create, key, read_all, reopen};
 use crate::content::geometry::{BLOCK, GROUP, META, block_at, meta_at};
 use crate::content::{CipherOffset, Content, Durability, Error, backing_len};
 
@@ -164,6 +166,41 @@ fn a_file_that_was_cut() {
             changed.set_len(cut);
             changed.set_len(full);
             judge(changed, &plain, "cut and extended");
+        }
+    }
+}
+
+/// Between a growth and its sync a file cut to its old length is what a crash leaves. After the sync it was cut.
+#[test]
+fn a_file_that_grew_is_not_cut_to_what_it_was() {
+    type Growth = fn(&Content<Arc<Memory>>);
+    let growths: [(u64, Growth); 3] = [
+        (GROUP + 8192, |file| assert!(file.append(&[7; 8192]).is_ok())),
+        (8192, |file| file.truncate(16_384).unwrap()),
+        (3 * GROUP + 5, |file| assert!(file.append(&[7; 100]).is_ok())),
+    ];
+    for (size, grow) in growths {
+        for syncs in [false, true] {
+            let content = reopen(file(size, 16).0).unwrap();
+            grow(&content);
+            content.commit().unwrap();
+            let mut cut = content.backing().snapshot();
+            cut.set_len(backing_len(size));
+            assert_eq!(reopen(cut).unwrap().size(), size);
+            if syncs {
+                content.sync(false).unwrap()
+            } else {
+                content.settle().unwrap()
+            }
+            let mut cut = content.backing().snapshot();
+            cut.set_len(backing_len(size));
+            let cut = reopen(cut).unwrap();
+            assert_ne!(cut.size(), size);
+            assert!(matches!(cut.append(b"x"), Err(Error::Truncated { .. })));
+            // What is settled is not settled again.
+            content.backing().calls.lock().clear();
+            content.settle().unwrap();
+            assert!(content.backing().calls.lock().is_empty());
         }
     }
 }
