@@ -11,7 +11,8 @@ use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::crypto::Suite;
 use crate::kms::Caller;
-use crate::sys::dir::SetTime;
+use crate::sys::dir::{Access, SetTime};
+use crate::sys::xattr::{Mode, Target};
 use crate::sys::{self, Errno, FileKind, Stat, Time};
 
 /// Attributes of a plain file.
@@ -219,11 +220,13 @@ impl EncryptedFs {
             if changes.are_known_to(stat) {
                 return self.plain_at(parent, name, *stat).map(Some);
             }
-            if changes.uid.is_some() || changes.gid.is_some() {
-                sys::dir::chown(dir, name, changes.uid, changes.gid)?;
-            }
-            if let Some(perm) = changes.perm {
-                self.relaxed.set(ino, perm, |perm| sys::dir::chmod(dir, name, perm))?;
+            if changes.uid.is_some() || changes.gid.is_some() || changes.perm.is_some() {
+                let place = sys::dir::open(dir, name, Access::Place)?;
+                // Not what others have put there since.
+                if self.ino_of(&sys::stat::of_fd(&place)?)? != ino {
+                    return Err(Errno::STALE.into());
+                }
+                self.change_rights(ino, place.as_fd(), changes)?;
             }
             if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
                 sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
@@ -261,13 +264,14 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+    /// Changes owner, group and permission bits through any descriptor, an O_PATH one as well.
+    fn change_rights(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
         // The owner first: chown(2) clears suid and sgid, which a mode in the same request means to set.
         if changes.uid.is_some() || changes.gid.is_some() {
-            sys::file::chown(fd, changes.uid, changes.gid)?;
+            sys::dir::chown_place(fd, changes.uid, changes.gid)?;
         }
         if let Some(perm) = changes.perm {
-            self.relaxed.set(ino, perm, |perm| sys::file::chmod(fd, perm))?;
+            self.relaxed.set(ino, perm, |perm| sys::dir::chmod_place(fd, perm))?;
         }
         if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
             set_times(fd, (changes.atime, changes.mtime))?;
@@ -297,6 +301,11 @@ impl EncryptedFs {
         file.pin_mtime(None);
         let cut = content.truncate(size);
         drop(content);
+        Ok(())
+    }
+
+    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+        self.change_rights(ino, fd, changes)?;
         file.pin_mtime(None);
         self.after_write(file);
         cut?;

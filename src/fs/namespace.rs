@@ -145,25 +145,32 @@ impl EncryptedFs {
         Ok(())
     }
 
-    /// The same for what has no descriptor.
-    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// The same for what has no descriptor, and was just made as `kind`.
+    ///
+    /// # Errors
+    /// ESTALE if the name leads to something else by now: that is nothing to be given away.
+    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8], kind: FileKind) -> Result<()> {
         if !self.is_foreign(caller) {
             return Ok(());
         }
-        let stat = sys::stat::at(dir.fd(), name)?;
-        sys::dir::chown(dir.fd(), name, Some(caller.uid), group_for(caller, dir, &stat)?)?;
+        let place = sys::dir::open(dir.fd(), name, Access::Place)?;
+        let stat = sys::stat::of_fd(&place)?;
+        if stat.kind != kind || stat.nlink != 1 || stat.uid != self.uid {
+            return Err(Errno::STALE.into());
+        }
+        sys::dir::chown_place(place.as_fd(), Some(caller.uid), group_for(caller, dir, &stat)?)?;
         if stat.perm & PRIVILEGES != 0 && stat.kind != FileKind::Symlink {
-            sys::dir::chmod(dir.fd(), name, stat.perm)?;
+            sys::dir::chmod_place(place.as_fd(), stat.perm)?;
         }
         Ok(())
     }
 
-    /// Makes an object by `make`, which gets the directory and the stored name, gives it to the caller and tells
-    /// the kernel. If anything fails, nothing is left.
+    /// Makes an object of this kind by `make`, which gets the directory and the stored name, gives it to the caller and
+    /// tells the kernel. If anything fails, nothing is left.
     fn make(
         &self,
         caller: &Caller,
-        at: Location,
+        (at, kind): (Location, FileKind),
         make: impl Fn(&Arc<Dir>, &EncodedName) -> Result<()>,
     ) -> Result<Looked> {
         self.writable()?;
@@ -179,7 +186,7 @@ impl EncryptedFs {
             }
             return Err(error);
         }
-        let given = self.give_name_to_caller(caller, &dir, stored(&encoded));
+        let given = self.give_name_to_caller(caller, &dir, stored(&encoded), kind);
         let told = given.and_then(|()| self.look(&dir, &encoded, at.clone()));
         told.inspect_err(|_| {
             let home = self.long_links.take(&at).then(|| self.home_to_remove(&dir, stored(&encoded))).flatten();
@@ -199,7 +206,7 @@ impl EncryptedFs {
             let path = || self.inodes.path_in(at.parent, &at.name);
             self.require_for_new_file(Requester::user(caller, &path), &dir)?;
         }
-        self.make(caller, at, |dir, name| {
+        self.make(caller, (at, kind), |dir, name| {
             self.clear_stale(dir, stored(name))?;
             Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
         })
@@ -211,7 +218,9 @@ impl EncryptedFs {
         let path = || self.inodes.path_in(noted.parent, &noted.name);
         let requester = Requester::user(caller, &path);
         self.require_for_symlink(requester, Action::GenerateDataKey, &*self.dir(at.parent)?)?;
-        self.make(caller, at, |dir, name| self.make_symlink(dir, stored(name), noted.clone(), target))
+        self.make(caller, (at, FileKind::Symlink), |dir, name| {
+            self.make_symlink(dir, stored(name), noted.clone(), target)
+        })
     }
 
     /// Makes a directory: beside its place first, so that it never stands there without an envelope.
