@@ -134,11 +134,10 @@ impl EncryptedFs {
             WriteOrigin::Cache => self.require_writer(&handle)?,
             WriteOrigin::Caller | WriteOrigin::PrivilegesEnd => self.require_leave(&handle)?,
         }
-        let content = match file.content() {
-            // What was written before its CMK was disabled still goes where it belongs.
-            Some(content) if origin == WriteOrigin::Cache => Ok(content),
-            _ => self.content_for_writing(file),
-        };
+        // What was written before its CMK was disabled still goes where it belongs. For others not even for a moment: who lets
+        // them in again waits for all who hold it.
+        let kept = if origin == WriteOrigin::Cache { file.content() } else { None };
+        let content = kept.map_or_else(|| self.content_for_writing(file), Ok);
         // Before, lest a commit on the way restores it; and after, for one that was set on the way.
         file.pin_mtime(None);
         let written = content.and_then(|content| {
