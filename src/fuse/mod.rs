@@ -26,7 +26,7 @@
 //! | rename | with the flags of renameat2(2), but RENAME_WHITEOUT |
 //! | open, opendir | check the key policy; caches outlive the descriptor unless the tree is shared |
 //! | read | decrypts into a buffer of the thread, from which the reply is sent |
-//! | write | tells writes of the caller from those of the kernel's cache and from those that end suid and sgid |
+//! | write | tells writes of the caller from those of the kernel's cache and from those that end suid and sgid; appends go where the kernel says, unless the tree is shared |
 //! | flush | close(2): writes out what need not wait for the disk, so that errors are reported |
 //! | release, releasedir | ends the handle |
 //! | fsync, fsyncdir | makes durable, the name too |
