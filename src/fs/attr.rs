@@ -124,7 +124,7 @@ impl EncryptedFs {
             stat.size = match size {
                 Some(size) => size,
                 None if self.known_suite(ino, &stat) == Suite::Xts4k => stat.size,
-                None => self.sizes.told(ino, stat.size),
+                None => self.sizes.told(ino, stat.btime, stat.size),
             };
             if let Some(time) = open.as_ref().and_then(|file| file.pinned_mtime()) {
                 stat.mtime = time;

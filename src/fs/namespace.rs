@@ -49,7 +49,8 @@ pub struct NewMode {
 
 impl EncryptedFs {
     pub(super) fn tell(&self, at: Location, attr: Attr) -> Looked {
-        let generation = self.inodes.looked_up(attr.ino, at, &attr.stat, self.sizes.corrections(attr.ino));
+        let generation =
+            self.inodes.looked_up(attr.ino, at, &attr.stat, self.sizes.corrections(attr.ino, attr.stat.btime));
         Looked { attr, generation }
     }
 
@@ -102,6 +103,8 @@ impl EncryptedFs {
         };
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
+        // Stores that tell no birth may have given it the number of an earlier one.
+        self.sizes.forget(self.ino_of(&stat)?);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
         let action = self.action_of_new_file(caller, &dir, mode);
         let handle = self.new_handle(Leave::new(*caller, action), file, mode)?;

@@ -287,7 +287,7 @@ impl EncryptedFs {
         self.check_suite(suite)?;
         let content = self.open_content(file, key, suite)?;
         if suite == Suite::Gcm4k {
-            self.sizes.compare(file.ino, backing_len, content.size())?;
+            self.sizes.compare(file.ino, (backing_len, content.size()), || Ok(file.stat()?.btime))?;
         }
         *envelope = Some(loaded);
         file.content.fill(content);
