@@ -45,5 +45,7 @@ mod scale;
 mod secrets;
 #[path = "mount/suites.rs"]
 mod suites;
+#[path = "mount/stale.rs"]
+mod stale;
 #[path = "mount/xattrs.rs"]
 mod xattrs;

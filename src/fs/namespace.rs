@@ -70,7 +70,11 @@ impl EncryptedFs {
         self.look(&dir, &encoded, Location::new(parent, name)).map_err(|error| self.report_name(parent, name, error))
     }
 
-    /// Makes and opens a regular file. If it exists and `mode` does not insist, it is opened.
+    /// Makes and opens a regular file, which must not exist.
+    ///
+    /// # Errors
+    /// If it exists: EEXIST if `mode` insists that it does not. Else ESTALE: the kernel, which knew of no file and so has asked
+    /// for nobody's permission, looks again and opens it like any other.
     pub fn create(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewMode, mode: OpenMode) -> Result<Created> {
         self.writable()?;
         let dir = self.dir(parent)?;
@@ -82,9 +86,7 @@ impl EncryptedFs {
         let changes = self.inodes.attribute_changes();
         let fd = match self.with_space(|| self.make_file(&dir, stored(&encoded), perm)) {
             Ok(fd) => fd,
-            Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
-                return self.open_existing(caller, &dir, &encoded, name, mode);
-            }
+            Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => return Err(Errno::STALE.into()),
             Err(error) => {
                 if error.errno() != Errno::EXIST {
                     dir.retire(&encoded);
@@ -115,23 +117,6 @@ impl EncryptedFs {
         let _names = self.names_lock();
         self.clear_stale(dir, name)?;
         Ok(sys::dir::create(dir.fd(), name, perm)?)
-    }
-
-    fn open_existing(
-        &self,
-        caller: &Caller,
-        dir: &Dir,
-        encoded: &EncodedName,
-        name: &[u8],
-        mode: OpenMode,
-    ) -> Result<Created> {
-        let looked = self.look(dir, encoded, Location::new(dir.ino, name))?;
-        let opened = self.open(caller, looked.attr.ino, mode).inspect_err(|_| self.forget(looked.attr.ino, 1))?;
-        let attr = self.getattr(looked.attr.ino, Some(opened.handle)).inspect_err(|_| {
-            self.release(opened.handle);
-            self.forget(looked.attr.ino, 1);
-        })?;
-        Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
     }
 
     /// Gives a new file to the caller.

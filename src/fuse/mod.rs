@@ -21,7 +21,7 @@
 //! | getattr | by file handle where the kernel has one |
 //! | setattr | mode, owner, size, times; a change time is the backing store's to set, and only tells that times are told which it has already; one that sets nothing ends suid and sgid |
 //! | readlink, symlink, link | as named; links are cached by the kernel unless the tree is shared |
-//! | mknod, mkdir, create | with the caller's umask, which default ACLs override |
+//! | mknod, mkdir, create | with the caller's umask, which default ACLs override; ESTALE for a file that is there unknown to the kernel, which then looks and asks again |
 //! | unlink, rmdir | as named |
 //! | rename | with the flags of renameat2(2), but RENAME_WHITEOUT |
 //! | open, opendir | check the key policy; caches outlive the descriptor unless the tree is shared |

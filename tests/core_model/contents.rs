@@ -89,17 +89,13 @@ impl Kernel {
         }
         let parent = self.look_before(&at);
         let vacant = self.tree.vacant(&at);
-        let there = self.tree.find(&at).ok();
-        if there.is_some_and(|id| !mode.exclusive && self.tree.node(id).kind != FileKind::File) {
-            return;
-        }
         let expected = match vacant {
-            Err(Errno::EXIST) if !mode.exclusive => Ok(()),
+            Err(Errno::EXIST) if !mode.exclusive => Err(Errno::STALE),
             other => other,
         };
         let made = self.fs().create(&self.caller, parent, &at.name, NewMode { perm, umask: 0 }, mode);
         let Some(made) = agree(op, made, expected) else { return };
-        let id = there.unwrap_or_else(|| self.tree.add(&at, Node::new(FileKind::File, perm, Vec::new())));
+        let id = self.tree.add(&at, Node::new(FileKind::File, perm, Vec::new()));
         self.told(&at, id, &made.looked);
         self.handles.push(Handle { fh: made.handle, node: id, write: true, finds_end: mode.finds_end });
     }
