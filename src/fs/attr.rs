@@ -71,6 +71,8 @@ impl Changes {
 
 const SETUID: u32 = 0o4000;
 pub(super) const SETGID: u32 = 0o2000;
+pub(super) const PRIVILEGES: u32 = SETUID | SETGID;
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 const GROUP_EXECUTE: u32 = 0o010;
 
 /// The permission bits that remain when someone who may not keep the others changes a file's content (write(2),
@@ -87,6 +89,28 @@ pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) 
         Err(Errno::PERM) if atime == SetTime::Keep => Ok(()),
         done => Ok(done?),
     }
+}
+
+/// Runs `act`, which writes in nobody's name to the file that `fd` is open on: nobody shall see it by the modification time, nor
+/// by the lack of what a store takes from a file with each write: its capabilities, and suid and sgid if the daemon may not
+/// keep them.
+pub(super) fn unnoticed(fd: BorrowedFd<'_>, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = sys::stat::of_fd(fd)?;
+    let capability = || sys::xattr::get(Target::Open(fd), CAPABILITY).unwrap_or_default();
+    let had = capability();
+    act()?;
+    let perm = sys::stat::of_fd(fd)?.perm;
+    let taken = before.perm & !perm & PRIVILEGES;
+    if taken != 0 {
+        sys::file::chmod(fd, perm | taken)?;
+    }
+    if let Some(had) = had
+        && capability().is_none()
+        && let Err(error) = sys::xattr::set(Target::Open(fd), CAPABILITY, &had, Mode::Create)
+    {
+        log::warn!("inode {}: its capabilities are lost: {error}. Next: setcap, as they were", before.ino);
+    }
+    set_times(fd, (SetTime::Keep, SetTime::At(before.mtime)))
 }
 
 /// A file without names that nobody has open: it answers once more, to a request whose answer nobody looks at.
@@ -236,6 +260,10 @@ impl EncryptedFs {
     }
 
     fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {
+        if changes.perm.is_some_and(|perm| perm & PRIVILEGES != 0) {
+            // What was written before must not end them later.
+            file.finish()?;
+        }
         if changes.mtime != SetTime::Keep {
             // What was written before must not change the time later, when it is put on the disk.
             let waits_for_disk = file.content().is_some_and(|content| content.state().needs_barrier);
@@ -273,6 +301,11 @@ impl EncryptedFs {
         if let Some(perm) = changes.perm {
             self.relaxed.set(ino, perm, |perm| sys::dir::chmod_place(fd, perm))?;
         }
+        Ok(())
+    }
+
+    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+        self.change_rights(ino, fd, changes)?;
         if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
             set_times(fd, (changes.atime, changes.mtime))?;
         }
@@ -301,11 +334,6 @@ impl EncryptedFs {
         file.pin_mtime(None);
         let cut = content.truncate(size);
         drop(content);
-        Ok(())
-    }
-
-    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
-        self.change_rights(ino, fd, changes)?;
         file.pin_mtime(None);
         self.after_write(file);
         cut?;

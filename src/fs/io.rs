@@ -285,7 +285,7 @@ impl EncryptedFs {
         let file = &handle.file;
         if flags & (sys::file::IMMUTABLE | sys::file::APPEND_ONLY) != 0 {
             // What was written before is put where it belongs before that is forbidden.
-            file.sync(true).and_then(|()| file.settle()).map_err(|error| self.report(file.ino, error))?;
+            file.finish().map_err(|error| self.report(file.ino, error))?;
         }
         Ok(file.backing.set_flags(flags)?)
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::attr::SETGID;
+use super::attr::{PRIVILEGES, SETGID};
 use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
 use super::inode::Attributes;
@@ -342,8 +342,6 @@ impl EncryptedFs {
         Ok(sys::stat::at(dir.fd(), stored(name))?)
     }
 }
-
-const PRIVILEGES: u32 = 0o6000;
 
 /// The group that a new object gets besides its owner. None if the store gave it that of its directory: because that is
 /// setgid, or because the store always does (mount option grpid).

@@ -159,6 +159,12 @@ impl OpenFile {
         }
     }
 
+    /// Makes everything durable and leaves nothing to be written later.
+    pub fn finish(&self) -> Result<()> {
+        self.sync(true)?;
+        self.settle()
+    }
+
     pub(super) fn restore_mtime(&self) -> Result<()> {
         let mtime = *self.mtime.lock();
         if let Mtime::Found(time) | Mtime::Set(time) = mtime
