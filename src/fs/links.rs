@@ -29,6 +29,7 @@ impl EncryptedFs {
         })?;
         let looked = self.look(&dir, &encoded, to.clone())?;
         self.note_move(&dir, &encoded, (ino, looked.attr.stat.kind));
+        self.note_long_name(&encoded, ino);
         if looked.attr.stat.kind == FileKind::File {
             self.log_place(&dir, &encoded, ino);
         }

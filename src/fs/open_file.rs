@@ -393,6 +393,15 @@ impl EncryptedFs {
         }
     }
 
+    /// `ino`, which may be open, got this name.
+    pub(super) fn note_long_name(&self, name: &EncodedName, ino: Ino) {
+        if is_long(name)
+            && let Some(file) = self.files.peek(ino)
+        {
+            file.long_name.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Enters a file that was just made, with one user.
     pub(super) fn adopt_file(
         &self,

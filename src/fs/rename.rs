@@ -111,6 +111,7 @@ impl EncryptedFs {
         for (what, at, _) in moved.into_iter().filter(|(.., has_moved)| *has_moved) {
             if let Some((ino, stat)) = what.found {
                 self.note_move(at.dir, &at.name, (ino, stat.kind));
+                self.note_long_name(&at.name, ino);
                 if stat.kind == FileKind::File {
                     self.log_place(at.dir, &at.name, ino);
                 }
