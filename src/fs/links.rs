@@ -42,6 +42,8 @@ impl EncryptedFs {
                 self.require_rebinding(caller, (ino, stat.kind), (parent, stored(from)), Place::Linked)?;
             }
             let _places = self.places.hold_all();
+            // Not into one that was shredded just now.
+            self.dir(to.ino)?;
             if self.envelopes.sidecars().is_some() {
                 let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };
                 return self.link_with_sidecar(spot, Spot { dir: to, name, file: None });

@@ -103,10 +103,10 @@ impl EncryptedFs {
                 return Err(error);
             }
         };
-        let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
-        self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         // Stores that tell no birth may have given it the number of an earlier one.
         self.sizes.forget(self.ino_of(&stat)?);
+        let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
+        self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
         let action = self.action_of_new_file(caller, &dir, mode);
         let handle = self.new_handle(Leave::new(*caller, action), file, mode)?;
@@ -114,7 +114,7 @@ impl EncryptedFs {
     }
 
     fn make_file(&self, dir: &Dir, name: &[u8], perm: u32) -> Result<OwnedFd> {
-        let _names = self.names_lock();
+        let _names = self.making_lock(dir)?;
         self.clear_stale(dir, name)?;
         Ok(sys::dir::create(dir.fd(), name, perm)?)
     }
@@ -165,9 +165,10 @@ impl EncryptedFs {
         let dir = self.dir(at.parent)?;
         let encoded = dir.encode(&at.name)?;
         dir.prepare(&encoded)?;
-        let names = self.names_lock();
-        let made = self.with_space(|| make(&dir, &encoded));
-        drop(names);
+        let made = self.with_space(|| {
+            let _names = self.making_lock(&dir)?;
+            make(&dir, &encoded)
+        });
         if let Err(error) = made {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
@@ -227,7 +228,7 @@ impl EncryptedFs {
             })
         };
         let made = self.with_space(make).and_then(|(fd, key)| {
-            let _names = self.names_lock();
+            let _names = self.making_lock(&parent)?;
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });

@@ -137,6 +137,10 @@ impl EncryptedFs {
             return Err(Errno::EXIST.into());
         }
         let _places = (across || follows).then(|| self.places.hold_all());
+        if across {
+            // A directory that was shredded just now has no key: what is put into it would be lost.
+            self.dir(to.dir.ino)?;
+        }
         let moves = self.announce_sidecars(from, to, exchange)?;
         let renamed = self.rename_between(from, to, flags);
         self.settle_sidecars(from, to, &moves, renamed.is_ok());
