@@ -39,10 +39,14 @@ mod names;
 mod perms;
 #[path = "mount/place.rs"]
 mod place;
+#[path = "mount/privileges.rs"]
+mod privileges;
 #[path = "mount/scale.rs"]
 mod scale;
 #[path = "mount/secrets.rs"]
 mod secrets;
+#[path = "mount/stale.rs"]
+mod stale;
 #[path = "mount/suites.rs"]
 mod suites;
 #[path = "mount/xattrs.rs"]

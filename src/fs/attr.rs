@@ -11,7 +11,8 @@ use super::open_file::OpenFile;
 use super::{EncryptedFs, Ino};
 use crate::crypto::Suite;
 use crate::kms::Caller;
-use crate::sys::dir::SetTime;
+use crate::sys::dir::{Access, SetTime};
+use crate::sys::xattr::{Mode, Target};
 use crate::sys::{self, Errno, FileKind, Stat, Time};
 
 /// Attributes of a plain file.
@@ -70,6 +71,8 @@ impl Changes {
 
 const SETUID: u32 = 0o4000;
 pub(super) const SETGID: u32 = 0o2000;
+pub(super) const PRIVILEGES: u32 = SETUID | SETGID;
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 const GROUP_EXECUTE: u32 = 0o010;
 
 /// The permission bits that remain when someone who may not keep the others changes a file's content (write(2),
@@ -86,6 +89,28 @@ pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) 
         Err(Errno::PERM) if atime == SetTime::Keep => Ok(()),
         done => Ok(done?),
     }
+}
+
+/// Runs `act`, which writes in nobody's name to the file that `fd` is open on: nobody shall see it by the modification time, nor
+/// by the lack of what a store takes from a file with each write: its capabilities, and suid and sgid if the daemon may not
+/// keep them.
+pub(super) fn unnoticed(fd: BorrowedFd<'_>, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = sys::stat::of_fd(fd)?;
+    let capability = || sys::xattr::get(Target::Open(fd), CAPABILITY).unwrap_or_default();
+    let had = capability();
+    act()?;
+    let perm = sys::stat::of_fd(fd)?.perm;
+    let taken = before.perm & !perm & PRIVILEGES;
+    if taken != 0 {
+        sys::file::chmod(fd, perm | taken)?;
+    }
+    if let Some(had) = had
+        && capability().is_none()
+        && let Err(error) = sys::xattr::set(Target::Open(fd), CAPABILITY, &had, Mode::Create)
+    {
+        log::warn!("inode {}: its capabilities are lost: {error}. Next: setcap, as they were", before.ino);
+    }
+    set_times(fd, (SetTime::Keep, SetTime::At(before.mtime)))
 }
 
 /// A file without names that nobody has open: it answers once more, to a request whose answer nobody looks at.
@@ -123,7 +148,7 @@ impl EncryptedFs {
             stat.size = match size {
                 Some(size) => size,
                 None if self.known_suite(ino, &stat) == Suite::Xts4k => stat.size,
-                None => self.sizes.told(ino, stat.size),
+                None => self.sizes.told(ino, stat.btime, stat.size),
             };
             if let Some(time) = open.as_ref().and_then(|file| file.pinned_mtime()) {
                 stat.mtime = time;
@@ -219,11 +244,13 @@ impl EncryptedFs {
             if changes.are_known_to(stat) {
                 return self.plain_at(parent, name, *stat).map(Some);
             }
-            if changes.uid.is_some() || changes.gid.is_some() {
-                sys::dir::chown(dir, name, changes.uid, changes.gid)?;
-            }
-            if let Some(perm) = changes.perm {
-                self.relaxed.set(ino, perm, |perm| sys::dir::chmod(dir, name, perm))?;
+            if changes.uid.is_some() || changes.gid.is_some() || changes.perm.is_some() {
+                let place = sys::dir::open(dir, name, Access::Place)?;
+                // Not what others have put there since.
+                if self.ino_of(&sys::stat::of_fd(&place)?)? != ino {
+                    return Err(Errno::STALE.into());
+                }
+                self.change_rights(ino, place.as_fd(), changes)?;
             }
             if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
                 sys::dir::set_times(dir, name, changes.atime, changes.mtime)?;
@@ -233,6 +260,10 @@ impl EncryptedFs {
     }
 
     fn change_open(&self, file: &OpenFile, changes: &Changes) -> Result<()> {
+        if changes.perm.is_some_and(|perm| perm & PRIVILEGES != 0) {
+            // What was written before must not end them later.
+            file.finish()?;
+        }
         if changes.mtime != SetTime::Keep {
             // What was written before must not change the time later, when it is put on the disk.
             let waits_for_disk = file.content().is_some_and(|content| content.state().needs_barrier);
@@ -261,14 +292,20 @@ impl EncryptedFs {
         Ok(())
     }
 
-    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+    /// Changes owner, group and permission bits through any descriptor, an O_PATH one as well.
+    fn change_rights(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
         // The owner first: chown(2) clears suid and sgid, which a mode in the same request means to set.
         if changes.uid.is_some() || changes.gid.is_some() {
-            sys::file::chown(fd, changes.uid, changes.gid)?;
+            sys::dir::chown_place(fd, changes.uid, changes.gid)?;
         }
         if let Some(perm) = changes.perm {
-            self.relaxed.set(ino, perm, |perm| sys::file::chmod(fd, perm))?;
+            self.relaxed.set(ino, perm, |perm| sys::dir::chmod_place(fd, perm))?;
         }
+        Ok(())
+    }
+
+    fn change_fd(&self, ino: Ino, fd: BorrowedFd<'_>, changes: &Changes) -> Result<()> {
+        self.change_rights(ino, fd, changes)?;
         if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
             set_times(fd, (changes.atime, changes.mtime))?;
         }

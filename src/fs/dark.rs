@@ -5,11 +5,13 @@
 //! A directory goes dark at once. The kernel's caches are emptied by `fuse`, between the two calls that are made here.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::attr::unnoticed;
 use super::dirs::Dir;
 use super::error::{Error, Result};
 use super::open_file::OpenFile;
@@ -209,7 +211,8 @@ impl EncryptedFs {
             && let Some(known) = &*envelope
             && let Ok(mirror) = self.own_sealer().mirror(known, place)?.try_into()
         {
-            content.replace_mirror(&mirror)?;
+            let fd = file.backing.fd();
+            unnoticed(fd.as_fd(), || Ok(content.replace_mirror(&mirror)?))?;
         }
         file.content.fill(content);
         Ok(())

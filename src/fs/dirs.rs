@@ -249,7 +249,22 @@ impl DirCache {
 
 impl EncryptedFs {
     /// The directory `ino`, unlocked. Directories above it that are not open are opened on the way.
+    ///
+    /// # Errors
+    /// ESTALE if it is not where it was seen. Never ENOENT: the kernel would remember that of a name in it.
     pub(super) fn dir(&self, ino: Ino) -> Result<Arc<Dir>> {
+        // A directory that is being renamed has two places, the new one last; afterwards it has that alone.
+        for is_newest in [false, true, false] {
+            match self.dir_by(ino, is_newest) {
+                Err(Error::Sys(Errno::STALE)) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::STALE.into())
+    }
+
+    /// The same by the first place of each directory on the way, or the newest one.
+    fn dir_by(&self, ino: Ino, is_newest: bool) -> Result<Arc<Dir>> {
         if let Some(dir) = self.dirs.get(ino) {
             self.lit(&dir)?;
             return Ok(dir);
@@ -264,7 +279,8 @@ impl EncryptedFs {
             if self.inodes.kind(at).is_some_and(|kind| kind != FileKind::Directory) {
                 return Err(Errno::NOTDIR.into());
             }
-            let location = self.inodes.locations(at).next().ok_or(Errno::STALE)?;
+            let mut locations = self.inodes.locations(at);
+            let location = if is_newest { locations.last() } else { locations.next() }.ok_or(Errno::STALE)?;
             let parent = location.parent;
             if below.len() >= MAX_DEPTH {
                 return Err(Errno::LOOP.into());
@@ -286,7 +302,12 @@ impl EncryptedFs {
             let envelope = self.envelopes.load(Object::Directory(fd.as_fd()))?;
             Ok((fd, envelope))
         };
-        let (fd, envelope) = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read))?;
+        let opened = self.relaxed(parent.fd(), stored(&name), 0o700, || open(Access::Read));
+        let (fd, envelope) = opened.map_err(|error| match error {
+            // Nothing has the name any more, or something else.
+            Error::Sys(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Errno::STALE.into(),
+            other => other,
+        })?;
         if self.ino_of(&sys::stat::of_fd(&fd)?)? != ino && self.keeps_numbers {
             return Err(Errno::STALE.into());
         }
@@ -367,7 +388,7 @@ impl EncryptedFs {
     /// kernel forgot it: an object with several links is known by the others still.
     pub(super) fn reach(&self, location: &Location) -> Result<Option<(Arc<Dir>, EncodedName)>> {
         let parent = match self.dir(location.parent) {
-            Err(Error::Sys(Errno::STALE | Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
+            Err(Error::Sys(Errno::STALE | Errno::NOTDIR)) => return Ok(None),
             other => other?,
         };
         let name = parent.encode(&location.name)?;

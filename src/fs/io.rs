@@ -18,8 +18,10 @@ pub struct OpenMode {
     pub write: bool,
     /// It is cut to nothing first.
     pub truncate: bool,
-    /// Every write goes to the end.
+    /// Every write goes to the end, as whoever writes says.
     pub append: bool,
+    /// Every write goes to the end that the backing store has, whatever the kernel takes for it: others write there, too.
+    pub finds_end: bool,
     /// It must not exist yet.
     pub exclusive: bool,
     /// It may not be read through this handle.
@@ -29,7 +31,7 @@ pub struct OpenMode {
 impl OpenMode {
     /// To write only, what is there or will be.
     pub(super) const WRITE: Self =
-        Self { write: true, truncate: false, append: false, exclusive: false, write_only: true };
+        Self { write: true, truncate: false, append: false, finds_end: false, exclusive: false, write_only: true };
 }
 
 /// What stands behind a file handle.
@@ -124,9 +126,9 @@ impl EncryptedFs {
         }
     }
 
-    /// Writes all of `data` at `at` (at the end, if the handle appends and `in_order`).
-    ///
-    /// `in_order` is false for writes out of the kernel's cache, which already stand where they belong.
+    /// Writes all of `data` at `at`: also where a handle appends, for what a write(2) appends comes in several parts, in any
+    /// order. Only a handle that finds the end itself does so, but for writes out of the kernel's cache, which already stand
+    /// where they belong.
     pub fn write(&self, handle: u64, at: u64, data: &[u8], origin: WriteOrigin) -> Result<()> {
         let handle = self.file_handles.get(handle)?;
         let file = &handle.file;
@@ -134,15 +136,14 @@ impl EncryptedFs {
             WriteOrigin::Cache => self.require_writer(&handle)?,
             WriteOrigin::Caller | WriteOrigin::PrivilegesEnd => self.require_leave(&handle)?,
         }
-        let content = match file.content() {
-            // What was written before its CMK was disabled still goes where it belongs.
-            Some(content) if origin == WriteOrigin::Cache => Ok(content),
-            _ => self.content_for_writing(file),
-        };
+        // What was written before its CMK was disabled still goes where it belongs. For others not even for a moment: who lets
+        // them in again waits for all who hold it.
+        let kept = if origin == WriteOrigin::Cache { file.content() } else { None };
+        let content = kept.map_or_else(|| self.content_for_writing(file), Ok);
         // Before, lest a commit on the way restores it; and after, for one that was set on the way.
         file.pin_mtime(None);
         let written = content.and_then(|content| {
-            if handle.mode.append && origin != WriteOrigin::Cache {
+            if handle.mode.finds_end && origin != WriteOrigin::Cache {
                 content.append(data)?;
                 return Ok(());
             }
@@ -285,7 +286,7 @@ impl EncryptedFs {
         let file = &handle.file;
         if flags & (sys::file::IMMUTABLE | sys::file::APPEND_ONLY) != 0 {
             // What was written before is put where it belongs before that is forbidden.
-            file.sync(true).and_then(|()| file.settle()).map_err(|error| self.report(file.ino, error))?;
+            file.finish().map_err(|error| self.report(file.ino, error))?;
         }
         Ok(file.backing.set_flags(flags)?)
     }

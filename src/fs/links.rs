@@ -29,6 +29,7 @@ impl EncryptedFs {
         })?;
         let looked = self.look(&dir, &encoded, to.clone())?;
         self.note_move(&dir, &encoded, (ino, looked.attr.stat.kind));
+        self.note_long_name(&encoded, ino);
         if looked.attr.stat.kind == FileKind::File {
             self.log_place(&dir, &encoded, ino);
         }
@@ -41,6 +42,8 @@ impl EncryptedFs {
                 self.require_rebinding(caller, (ino, stat.kind), (parent, stored(from)), Place::Linked)?;
             }
             let _places = self.places.hold_all();
+            // Not into one that was shredded just now.
+            self.dir(to.ino)?;
             if self.envelopes.sidecars().is_some() {
                 let spot = Spot { dir: parent, name: stored(from), file: (stat.kind == FileKind::File).then_some(ino) };
                 return self.link_with_sidecar(spot, Spot { dir: to, name, file: None });

@@ -41,6 +41,8 @@ mod sizes;
 mod slot;
 mod suites;
 mod symlink;
+#[cfg(test)]
+mod tests;
 pub mod upkeep;
 mod writeback;
 mod xattrs;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::attr::SETGID;
+use super::attr::{PRIVILEGES, SETGID};
 use super::dirs::{Dir, Gift, stored};
 use super::error::Result;
 use super::inode::Attributes;
@@ -49,7 +49,8 @@ pub struct NewMode {
 
 impl EncryptedFs {
     pub(super) fn tell(&self, at: Location, attr: Attr) -> Looked {
-        let generation = self.inodes.looked_up(attr.ino, at, &attr.stat, self.sizes.corrections(attr.ino));
+        let generation =
+            self.inodes.looked_up(attr.ino, at, &attr.stat, self.sizes.corrections(attr.ino, attr.stat.btime));
         Looked { attr, generation }
     }
 
@@ -69,7 +70,11 @@ impl EncryptedFs {
         self.look(&dir, &encoded, Location::new(parent, name)).map_err(|error| self.report_name(parent, name, error))
     }
 
-    /// Makes and opens a regular file. If it exists and `mode` does not insist, it is opened.
+    /// Makes and opens a regular file, which must not exist.
+    ///
+    /// # Errors
+    /// If it exists: EEXIST if `mode` insists that it does not. Else ESTALE: the kernel, which knew of no file and so has asked
+    /// for nobody's permission, looks again and opens it like any other.
     pub fn create(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewMode, mode: OpenMode) -> Result<Created> {
         self.writable()?;
         let dir = self.dir(parent)?;
@@ -81,9 +86,7 @@ impl EncryptedFs {
         let changes = self.inodes.attribute_changes();
         let fd = match self.with_space(|| self.make_file(&dir, stored(&encoded), perm)) {
             Ok(fd) => fd,
-            Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => {
-                return self.open_existing(caller, &dir, &encoded, name, mode);
-            }
+            Err(Error::Sys(Errno::EXIST)) if !mode.exclusive => return Err(Errno::STALE.into()),
             Err(error) => {
                 if error.errno() != Errno::EXIST {
                     dir.retire(&encoded);
@@ -100,6 +103,8 @@ impl EncryptedFs {
                 return Err(error);
             }
         };
+        // Stores that tell no birth may have given it the number of an earlier one.
+        self.sizes.forget(self.ino_of(&stat)?);
         let looked = self.tell(Location::new(parent, name), self.plain(stat)?);
         self.inodes.learned(looked.attr.ino, Attributes::NoCapability, changes);
         let file = self.adopt_file(looked.attr.ino, fd, (&dir, key), is_long(&encoded));
@@ -109,26 +114,9 @@ impl EncryptedFs {
     }
 
     fn make_file(&self, dir: &Dir, name: &[u8], perm: u32) -> Result<OwnedFd> {
-        let _names = self.names_lock();
+        let _names = self.making_lock(dir)?;
         self.clear_stale(dir, name)?;
         Ok(sys::dir::create(dir.fd(), name, perm)?)
-    }
-
-    fn open_existing(
-        &self,
-        caller: &Caller,
-        dir: &Dir,
-        encoded: &EncodedName,
-        name: &[u8],
-        mode: OpenMode,
-    ) -> Result<Created> {
-        let looked = self.look(dir, encoded, Location::new(dir.ino, name))?;
-        let opened = self.open(caller, looked.attr.ino, mode).inspect_err(|_| self.forget(looked.attr.ino, 1))?;
-        let attr = self.getattr(looked.attr.ino, Some(opened.handle)).inspect_err(|_| {
-            self.release(opened.handle);
-            self.forget(looked.attr.ino, 1);
-        })?;
-        Ok(Created { looked: Looked { attr, ..looked }, handle: opened.handle })
     }
 
     /// Gives a new file to the caller.
@@ -145,41 +133,49 @@ impl EncryptedFs {
         Ok(())
     }
 
-    /// The same for what has no descriptor.
-    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// The same for what has no descriptor, and was just made as `kind`.
+    ///
+    /// # Errors
+    /// ESTALE if the name leads to something else by now: that is nothing to be given away.
+    fn give_name_to_caller(&self, caller: &Caller, dir: &Dir, name: &[u8], kind: FileKind) -> Result<()> {
         if !self.is_foreign(caller) {
             return Ok(());
         }
-        let stat = sys::stat::at(dir.fd(), name)?;
-        sys::dir::chown(dir.fd(), name, Some(caller.uid), group_for(caller, dir, &stat)?)?;
+        let place = sys::dir::open(dir.fd(), name, Access::Place)?;
+        let stat = sys::stat::of_fd(&place)?;
+        if stat.kind != kind || stat.nlink != 1 || stat.uid != self.uid {
+            return Err(Errno::STALE.into());
+        }
+        sys::dir::chown_place(place.as_fd(), Some(caller.uid), group_for(caller, dir, &stat)?)?;
         if stat.perm & PRIVILEGES != 0 && stat.kind != FileKind::Symlink {
-            sys::dir::chmod(dir.fd(), name, stat.perm)?;
+            sys::dir::chmod_place(place.as_fd(), stat.perm)?;
         }
         Ok(())
     }
 
-    /// Makes an object by `make`, which gets the directory and the stored name, gives it to the caller and tells
-    /// the kernel. If anything fails, nothing is left.
+    /// Makes an object of this kind by `make`, which gets the directory and the stored name, gives it to the caller and
+    /// tells the kernel. If anything fails, nothing is left.
     fn make(
         &self,
         caller: &Caller,
-        at: Location,
+        (at, kind): (Location, FileKind),
         make: impl Fn(&Arc<Dir>, &EncodedName) -> Result<()>,
     ) -> Result<Looked> {
         self.writable()?;
         let dir = self.dir(at.parent)?;
         let encoded = dir.encode(&at.name)?;
         dir.prepare(&encoded)?;
-        let names = self.names_lock();
-        let made = self.with_space(|| make(&dir, &encoded));
-        drop(names);
+        let made = self.with_space(|| {
+            let _names = self.making_lock(&dir)?;
+            make(&dir, &encoded)
+        });
         if let Err(error) = made {
             if error.errno() != Errno::EXIST {
                 dir.retire(&encoded);
             }
             return Err(error);
         }
-        let given = self.give_name_to_caller(caller, &dir, stored(&encoded));
+        let given = self.give_name_to_caller(caller, &dir, stored(&encoded), kind);
         let told = given.and_then(|()| self.look(&dir, &encoded, at.clone()));
         told.inspect_err(|_| {
             let home = self.long_links.take(&at).then(|| self.home_to_remove(&dir, stored(&encoded))).flatten();
@@ -199,7 +195,7 @@ impl EncryptedFs {
             let path = || self.inodes.path_in(at.parent, &at.name);
             self.require_for_new_file(Requester::user(caller, &path), &dir)?;
         }
-        self.make(caller, at, |dir, name| {
+        self.make(caller, (at, kind), |dir, name| {
             self.clear_stale(dir, stored(name))?;
             Ok(sys::dir::make_node(dir.fd(), stored(name), kind, perm, rdev)?)
         })
@@ -211,7 +207,9 @@ impl EncryptedFs {
         let path = || self.inodes.path_in(noted.parent, &noted.name);
         let requester = Requester::user(caller, &path);
         self.require_for_symlink(requester, Action::GenerateDataKey, &*self.dir(at.parent)?)?;
-        self.make(caller, at, |dir, name| self.make_symlink(dir, stored(name), noted.clone(), target))
+        self.make(caller, (at, FileKind::Symlink), |dir, name| {
+            self.make_symlink(dir, stored(name), noted.clone(), target)
+        })
     }
 
     /// Makes a directory: beside its place first, so that it never stands there without an envelope.
@@ -230,7 +228,7 @@ impl EncryptedFs {
             })
         };
         let made = self.with_space(make).and_then(|(fd, key)| {
-            let _names = self.names_lock();
+            let _names = self.making_lock(&parent)?;
             put_new(parent.fd(), temporary.as_bytes(), stored(&encoded))?;
             Ok((fd, key))
         });
@@ -345,8 +343,6 @@ impl EncryptedFs {
         Ok(sys::stat::at(dir.fd(), stored(name))?)
     }
 }
-
-const PRIVILEGES: u32 = 0o6000;
 
 /// The group that a new object gets besides its owner. None if the store gave it that of its directory: because that is
 /// setgid, or because the store always does (mount option grpid).

@@ -159,6 +159,12 @@ impl OpenFile {
         }
     }
 
+    /// Makes everything durable and leaves nothing to be written later.
+    pub fn finish(&self) -> Result<()> {
+        self.sync(true)?;
+        self.settle()
+    }
+
     pub(super) fn restore_mtime(&self) -> Result<()> {
         let mtime = *self.mtime.lock();
         if let Mtime::Found(time) | Mtime::Set(time) = mtime
@@ -287,7 +293,7 @@ impl EncryptedFs {
         self.check_suite(suite)?;
         let content = self.open_content(file, key, suite)?;
         if suite == Suite::Gcm4k {
-            self.sizes.compare(file.ino, backing_len, content.size())?;
+            self.sizes.compare(file.ino, (backing_len, content.size()), || Ok(file.stat()?.btime))?;
         }
         *envelope = Some(loaded);
         file.content.fill(content);
@@ -384,6 +390,15 @@ impl EncryptedFs {
         match self.files.peek(ino) {
             Some(file) => self.place_of(&file),
             None => self.at_location(ino, |parent, _, _| Ok(parent.place())),
+        }
+    }
+
+    /// `ino`, which may be open, got this name.
+    pub(super) fn note_long_name(&self, name: &EncodedName, ino: Ino) {
+        if is_long(name)
+            && let Some(file) = self.files.peek(ino)
+        {
+            file.long_name.store(true, Ordering::Relaxed);
         }
     }
 

@@ -5,13 +5,14 @@
 //! block, nor one of mode 0444 get a new envelope. A crash in between leaves the wider mode for the owner only.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::error::{Error, Result};
 use super::{EncryptedFs, Ino};
+use crate::sys::dir::Access;
 use crate::sys::{self, Errno, FileKind};
 
 /// The objects whose mode is wider for the moment. Locked while a mode changes, and for no other system call.
@@ -49,15 +50,17 @@ impl Relaxed {
         Ok(())
     }
 
-    /// Widens the mode of `ino`, which is `perm`, by `bits`. False if that would change nothing.
+    /// Widens the mode of `ino` by `bits`. False if that would change nothing. `perm` looks at the mode: under the lock, so
+    /// that one which is set meanwhile is not put back.
     fn begin(
         &self,
         ino: Ino,
-        perm: u32,
+        perm: impl FnOnce() -> std::result::Result<u32, Errno>,
         bits: u32,
         chmod: impl FnOnce(u32) -> std::result::Result<(), Errno>,
     ) -> Result<bool> {
         let mut modes = self.modes.lock();
+        let perm = perm()?;
         if !modes.contains_key(&ino) && perm & bits == bits {
             return Ok(false);
         }
@@ -100,13 +103,14 @@ impl EncryptedFs {
             Err(Error::Sys(errno)) if errno == Errno::ACCESS || errno == Errno::PERM => Error::Sys(errno),
             other => return other,
         };
-        let stat = sys::stat::at(dir, name)?;
+        let place = sys::dir::open(dir, name, Access::Place)?;
+        let stat = sys::stat::of_fd(&place)?;
         if self.config.read_only || stat.uid != self.uid || stat.kind == FileKind::Symlink {
             return Err(denied);
         }
         let ino = self.ino_of(&stat)?;
-        let chmod = |perm| sys::dir::chmod(dir, name, perm);
-        if !self.relaxed.begin(ino, stat.perm, bits, chmod)? {
+        let chmod = |perm| sys::dir::chmod_place(place.as_fd(), perm);
+        if !self.relaxed.begin(ino, || Ok(sys::stat::of_fd(&place)?.perm), bits, chmod)? {
             return Err(denied);
         }
         let result = act();
@@ -130,9 +134,9 @@ mod tests {
             perm.set(new);
             Ok(())
         };
-        assert!(!relaxed.begin(ino, perm.get(), 0o400, chmod).unwrap(), "it has these bits");
-        assert!(relaxed.begin(ino, perm.get(), 0o600, chmod).unwrap());
-        assert!(relaxed.begin(ino, perm.get(), 0o600, chmod).unwrap());
+        assert!(!relaxed.begin(ino, || Ok(perm.get()), 0o400, chmod).unwrap(), "it has these bits");
+        assert!(relaxed.begin(ino, || Ok(perm.get()), 0o600, chmod).unwrap());
+        assert!(relaxed.begin(ino, || Ok(perm.get()), 0o600, chmod).unwrap());
         assert_eq!((perm.get(), relaxed.shown(ino, perm.get())), (0o600, 0o400));
         relaxed.end(ino, chmod).unwrap();
         assert_eq!(perm.get(), 0o600);
@@ -147,12 +151,28 @@ mod tests {
             perm.set(new);
             Ok(())
         };
-        assert!(relaxed.begin(ino, perm.get(), 0o400, chmod).unwrap());
+        assert!(relaxed.begin(ino, || Ok(perm.get()), 0o400, chmod).unwrap());
         relaxed.set(ino, 0o111, chmod).unwrap();
         assert_eq!((perm.get(), relaxed.shown(ino, perm.get())), (0o511, 0o111));
         relaxed.end(ino, chmod).unwrap();
         assert_eq!(perm.get(), 0o111);
         relaxed.set(ino, 0o700, chmod).unwrap();
         assert_eq!(perm.get(), 0o700);
+    }
+
+    #[test]
+    fn the_mode_is_looked_at_where_no_other_can_be_set_meanwhile() {
+        let (relaxed, ino, perm) = (Relaxed::default(), Ino(7), Cell::new(0o044));
+        let chmod = |new| {
+            perm.set(new);
+            Ok(())
+        };
+        let look = || {
+            assert!(relaxed.modes.is_locked());
+            Ok(perm.get())
+        };
+        assert!(relaxed.begin(ino, look, 0o400, chmod).unwrap());
+        relaxed.end(ino, chmod).unwrap();
+        assert_eq!(perm.get(), 0o044);
     }
 }

@@ -111,6 +111,7 @@ impl EncryptedFs {
         for (what, at, _) in moved.into_iter().filter(|(.., has_moved)| *has_moved) {
             if let Some((ino, stat)) = what.found {
                 self.note_move(at.dir, &at.name, (ino, stat.kind));
+                self.note_long_name(&at.name, ino);
                 if stat.kind == FileKind::File {
                     self.log_place(at.dir, &at.name, ino);
                 }
@@ -136,6 +137,10 @@ impl EncryptedFs {
             return Err(Errno::EXIST.into());
         }
         let _places = (across || follows).then(|| self.places.hold_all());
+        if across {
+            // A directory that was shredded just now has no key: what is put into it would be lost.
+            self.dir(to.dir.ino)?;
+        }
         let moves = self.announce_sidecars(from, to, exchange)?;
         let renamed = self.rename_between(from, to, flags);
         self.settle_sidecars(from, to, &moves, renamed.is_ok());

@@ -16,6 +16,7 @@ use parking_lot::RwLockWriteGuard;
 use super::dirs::{Dir, stored};
 use super::error::{Error, Result};
 use super::open_file::{OpenFile, require_file};
+use super::places::Held;
 use super::{EncryptedFs, Ino};
 use crate::content;
 use crate::crypto::DataKey;
@@ -61,6 +62,17 @@ impl EncryptedFs {
     /// Held while a name is made, changed or removed.
     pub(super) fn names_lock(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         self.envelopes.sidecars().map(|_| self.places.hold_all())
+    }
+
+    /// Held while a name is made in `dir`: nobody shreds that meanwhile.
+    ///
+    /// # Errors
+    /// Those of a directory that was shredded just now: it has no key any more.
+    pub(super) fn making_lock(&self, dir: &Dir) -> Result<(Option<RwLockWriteGuard<'_, ()>>, Option<Held<'_>>)> {
+        let all = self.names_lock();
+        let one = all.is_none().then(|| self.places.hold(dir.ino));
+        self.dir(dir.ino)?;
+        Ok((all, one))
     }
 
     /// Runs `act`, which makes or removes a sidecar in `dir`, although the directory may be closed to its owner.

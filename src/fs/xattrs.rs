@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::attr::SETGID;
+use super::attr::{CAPABILITY, SETGID};
 use super::dirs::{Dir, stored};
 use super::error::Result;
 use super::inode::Attributes;
@@ -21,7 +21,6 @@ const USER: &[u8] = b"user.";
 const TRUSTED: &[u8] = b"trusted.";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
-const CAPABILITY: &[u8] = b"security.capability";
 
 /// An object whose attributes are wanted.
 struct Owner {
@@ -91,6 +90,12 @@ impl EncryptedFs {
     pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], mode: Mode) -> Result<()> {
         self.writable()?;
         self.inodes.attributes_change();
+        if name == CAPABILITY
+            && let Some(file) = self.files.peek(ino)
+        {
+            // What was written before must not take it away later.
+            file.finish().map_err(|error| self.report(ino, error))?;
+        }
         let set = self.with_owner(ino, 0o600, |owner| {
             let Some(plain) = name.strip_prefix(USER) else {
                 sys::xattr::set(owner.target(), name, value, mode)?;

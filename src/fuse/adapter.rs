@@ -186,7 +186,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.workers.run("open", || {
-            let opened = self.fs.open(&caller(req), ino(number), convert::open_mode(flags));
+            let opened = self.fs.open(&caller(req), ino(number), convert::open_mode(flags, self.caching));
             reply::opened(reply, opened.map(|opened| opened.handle), self.caching.file_flags());
         });
     }
@@ -350,7 +350,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.workers.run("create", || {
-            let (new, mode) = (convert::new_mode(mode, umask), convert::open_mode(OpenFlags(flags)));
+            let (new, mode) = (convert::new_mode(mode, umask), convert::open_mode(OpenFlags(flags), self.caching));
             let created = self.fs.create(&caller(req), ino(parent), name.as_bytes(), new, mode);
             reply::created(reply, created, self.caching);
         });

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow, WriteFlags};
 
+use super::caching::Caching;
 use crate::fs::{Allocation, Attr, Caller, FileKind, Ino, NewMode, OpenMode, RenameFlags, SetTime, Time};
 use crate::fs::{Errno, WriteOrigin, XattrMode};
 
@@ -130,11 +131,14 @@ pub(super) fn perm(mode: u32) -> u32 {
 }
 
 /// How a file is opened.
-pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
+pub(super) fn open_mode(flags: OpenFlags, caching: Caching) -> OpenMode {
+    let append = flags.0 & O_APPEND != 0;
     OpenMode {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
         truncate: flags.0 & O_TRUNC != 0,
-        append: flags.0 & O_APPEND != 0,
+        append,
+        // One writer's kernel knows the end.
+        finds_end: append && caching == Caching::Shared,
         exclusive: flags.0 & O_EXCL != 0,
         write_only: flags.acc_mode() == OpenAccMode::O_WRONLY,
     }
@@ -273,12 +277,20 @@ mod tests {
 
     #[test]
     fn open_flags_say_what_open_asked_for() {
-        let mode = open_mode(OpenFlags(0));
+        let open_mode = |flags| open_mode(OpenFlags(flags), Caching::OneWriter);
+        let mode = open_mode(0);
         assert!(!mode.write && !mode.truncate && !mode.append && !mode.exclusive);
-        assert!(open_mode(OpenFlags(1)).write, "O_WRONLY");
-        let mode = open_mode(OpenFlags(2 | O_TRUNC | O_APPEND | O_EXCL));
+        assert!(open_mode(1).write, "O_WRONLY");
+        let mode = open_mode(2 | O_TRUNC | O_APPEND | O_EXCL);
         assert!(mode.write && mode.truncate && mode.append && mode.exclusive);
-        assert!(!open_mode(OpenFlags(0o100 | 0o4000)).write, "O_CREAT and O_NONBLOCK are none of ours");
+        assert!(!open_mode(0o100 | 0o4000).write, "O_CREAT and O_NONBLOCK are none of ours");
+    }
+
+    #[test]
+    fn the_end_is_looked_for_only_where_others_write() {
+        assert!(!open_mode(OpenFlags(1 | O_APPEND), Caching::OneWriter).finds_end);
+        assert!(open_mode(OpenFlags(1 | O_APPEND), Caching::Shared).finds_end);
+        assert!(!open_mode(OpenFlags(1), Caching::Shared).finds_end);
     }
 
     #[test]

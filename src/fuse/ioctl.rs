@@ -6,7 +6,6 @@ use crate::fs::{EncryptedFs, Errno, Result};
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
 const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
 const FS_IOC32_GETFLAGS: u32 = 0x8004_6601;
-const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
 /// Linux asks for this before each FS_IOC_SETFLAGS (seen with 6.18), to learn what changes.
 const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
 
@@ -25,12 +24,13 @@ const XFLAGS: [(u32, u32); 5] = [
 /// Answers `command` on an open file or directory; returns the `out_size` bytes that the caller expects.
 ///
 /// # Errors
-/// ENOTTY for commands that are not known, FS_IOC_FSSETXATTR among them: there are no project ids here. EINVAL if
-/// the argument is too short.
+/// ENOTTY for commands that are not known, FS_IOC_FSSETXATTR among them: there are no project ids here. FS_IOC32_SETFLAGS
+/// too: Linux makes FS_IOC_SETFLAGS of it for 32-bit callers, and asks for owner and privileges only there. EINVAL if the
+/// argument is too short.
 pub(super) fn call(fs: &EncryptedFs, handle: u64, command: u32, input: &[u8], out_size: u32) -> Result<Vec<u8>> {
     match command {
         FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => Ok(output(fs.inode_flags(handle)?, out_size)?),
-        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {
+        FS_IOC_SETFLAGS => {
             fs.set_inode_flags(handle, argument(input)?)?;
             Ok(Vec::new())
         }

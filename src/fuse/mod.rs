@@ -21,12 +21,12 @@
 //! | getattr | by file handle where the kernel has one |
 //! | setattr | mode, owner, size, times; a change time is the backing store's to set, and only tells that times are told which it has already; one that sets nothing ends suid and sgid |
 //! | readlink, symlink, link | as named; links are cached by the kernel unless the tree is shared |
-//! | mknod, mkdir, create | with the caller's umask, which default ACLs override |
+//! | mknod, mkdir, create | with the caller's umask, which default ACLs override; ESTALE for a file that is there unknown to the kernel, which then looks and asks again |
 //! | unlink, rmdir | as named |
 //! | rename | with the flags of renameat2(2), but RENAME_WHITEOUT |
 //! | open, opendir | check the key policy; caches outlive the descriptor unless the tree is shared |
 //! | read | decrypts into a buffer of the thread, from which the reply is sent |
-//! | write | tells writes of the caller from those of the kernel's cache and from those that end suid and sgid |
+//! | write | tells writes of the caller from those of the kernel's cache and from those that end suid and sgid; appends go where the kernel says, unless the tree is shared |
 //! | flush | close(2): writes out what need not wait for the disk, so that errors are reported |
 //! | release, releasedir | ends the handle |
 //! | fsync, fsyncdir | makes durable, the name too |

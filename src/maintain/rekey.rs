@@ -135,7 +135,7 @@ impl Job<'_> {
                 return Ok(());
             }
         };
-        let done = self.replace(dir, name);
+        let done = self.replace(dir, name, guarded);
         let _ = self.tree.ask(dir, &Request::Unguard { ino: guarded });
         match done {
             Ok((ino, bytes)) => {
@@ -149,10 +149,13 @@ impl Job<'_> {
     }
 
     /// A guarded file gets a new key; the inode number it has then, and its size.
-    fn replace(&mut self, dir: &OwnedFd, name: &[u8]) -> Result<(u64, u64), Refusal> {
+    fn replace(&mut self, dir: &OwnedFd, name: &[u8], guarded: u64) -> Result<(u64, u64), Refusal> {
         let temporary = [PREFIX, HEXLOWER.encode(&random::array::<8>()).as_bytes()].concat();
         for _ in 0..TRIES {
             let before = sys::stat::at(dir, name)?;
+            if before.ino != guarded {
+                return Err(name_is_taken());
+            }
             let copied = copy(dir.as_fd(), name, &temporary, &before).and_then(|fresh| {
                 let now = sys::stat::at(dir, name)?;
                 Ok((now.ino == before.ino && now.ctime == before.ctime).then_some(fresh))
@@ -184,7 +187,7 @@ impl Job<'_> {
             // Another file was given this name in between: it must have it back.
             swap()?;
             let _ = dir::unlink(dir.as_fd(), temporary);
-            return Err(Refusal { errno: Errno::AGAIN, reason: "another file got its name meanwhile".into() });
+            return Err(name_is_taken());
         }
         dir::sync(dir)?;
         self.discard(dir, temporary)
@@ -203,6 +206,10 @@ impl Job<'_> {
     fn failed(&mut self, path: &str, refusal: &Refusal) {
         self.report.failed.push(FailedPath { path: path.to_owned(), reason: refusal.reason.clone() });
     }
+}
+
+fn name_is_taken() -> Refusal {
+    Refusal { errno: Errno::AGAIN, reason: "another file got its name meanwhile".into() }
 }
 
 fn explained(refusal: Refusal) -> Refusal {

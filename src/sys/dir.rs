@@ -131,9 +131,29 @@ pub fn chown(dir: BorrowedFd<'_>, name: &[u8], uid: Option<u32>, gid: Option<u32
     rustix::fs::chownat(dir, name, uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Sets the permission bits of `name`, which must not be a symlink.
+/// Sets the permission bits of `name`.
+///
+/// # Errors
+/// ELOOP if it is a symlink.
 pub fn chmod(dir: BorrowedFd<'_>, name: &[u8], perm: u32) -> Result<()> {
-    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(perm), AtFlags::empty())
+    chmod_place(open(dir, name, Access::Place)?.as_fd(), perm)
+}
+
+/// Sets the owner, the group or both, of what `place` is open on, be that with O_PATH.
+pub fn chown_place(place: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    rustix::fs::chownat(place, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
+}
+
+/// Sets the permission bits of what `place` is open on, be that with O_PATH. By a name, chmod(2) would follow a symlink that
+/// was put there meanwhile, out of the backing tree.
+///
+/// # Errors
+/// ELOOP if it is a symlink: some stores keep a mode for those.
+pub fn chmod_place(place: BorrowedFd<'_>, perm: u32) -> Result<()> {
+    if super::stat::of_fd(place)?.kind == FileKind::Symlink {
+        return Err(Errno::LOOP);
+    }
+    rustix::fs::chmodat(CWD, proc_path(place).as_str(), Mode::from_raw_mode(perm), AtFlags::empty())
 }
 
 /// A time to be set.
@@ -203,4 +223,42 @@ pub fn list(dir: BorrowedFd<'_>, from: u64, mut each: impl FnMut(Entry<'_>) -> b
 /// Makes the entries of a directory durable.
 pub fn sync<Fd: AsFd>(dir: Fd) -> Result<()> {
     rustix::fs::fsync(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn chmod_leaves_the_target_of_a_symlink_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().mode() & 0o7777;
+        fs::write(at("target"), b"x").unwrap();
+        fs::set_permissions(at("target"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("target", at("link")).unwrap();
+        let dir = open_path(folder.path()).unwrap();
+        assert_eq!(chmod(dir.as_fd(), b"link", 0o4777), Err(Errno::LOOP));
+        assert_eq!(mode("target"), 0o600);
+        chmod(dir.as_fd(), b"target", 0o640).unwrap();
+        assert_eq!(mode("target"), 0o640);
+    }
+
+    #[test]
+    fn a_place_keeps_to_the_object_whose_name_went_to_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("first"), b"x").unwrap();
+        let dir = open_path(folder.path()).unwrap();
+        let place = open(dir.as_fd(), b"first", Access::Place).unwrap();
+        fs::rename(at("first"), at("moved")).unwrap();
+        fs::write(at("first"), b"y").unwrap();
+        chmod_place(place.as_fd(), 0o604).unwrap();
+        chown_place(place.as_fd(), None, None).unwrap();
+        assert_eq!(fs::metadata(at("moved")).unwrap().mode() & 0o777, 0o604);
+        assert_ne!(fs::metadata(at("first")).unwrap().mode() & 0o777, 0o604);
+    }
 }

@@ -35,15 +35,13 @@ impl Kernel {
     pub fn step_contents(&mut self, op: &Op) -> bool {
         match *op {
             Op::Create { at, perm, exclusive, append } => {
-                self.create(
-                    op,
-                    at,
-                    perm,
-                    OpenMode { write: true, truncate: false, append, exclusive, write_only: false },
-                );
+                self.create(op, at, perm, OpenMode { write: true, append, exclusive, ..OpenMode::default() });
             }
             Op::Open { file, write, truncate, append } => {
-                self.open(op, file, OpenMode { write, truncate: truncate && write, append, ..OpenMode::default() });
+                let truncate = truncate && write;
+                // As on a shared tree.
+                let finds_end = append;
+                self.open(op, file, OpenMode { write, truncate, append, finds_end, ..OpenMode::default() });
             }
             Op::Truncate { file, size, by_handle } => self.truncate(op, file, size, by_handle),
             Op::Copy { from, to, at, len } => self.copy(op, (from, to), at, len),
@@ -91,19 +89,15 @@ impl Kernel {
         }
         let parent = self.look_before(&at);
         let vacant = self.tree.vacant(&at);
-        let there = self.tree.find(&at).ok();
-        if there.is_some_and(|id| !mode.exclusive && self.tree.node(id).kind != FileKind::File) {
-            return;
-        }
         let expected = match vacant {
-            Err(Errno::EXIST) if !mode.exclusive => Ok(()),
+            Err(Errno::EXIST) if !mode.exclusive => Err(Errno::STALE),
             other => other,
         };
         let made = self.fs().create(&self.caller, parent, &at.name, NewMode { perm, umask: 0 }, mode);
         let Some(made) = agree(op, made, expected) else { return };
-        let id = there.unwrap_or_else(|| self.tree.add(&at, Node::new(FileKind::File, perm, Vec::new())));
+        let id = self.tree.add(&at, Node::new(FileKind::File, perm, Vec::new()));
         self.told(&at, id, &made.looked);
-        self.handles.push(Handle { fh: made.handle, node: id, write: true, append: mode.append });
+        self.handles.push(Handle { fh: made.handle, node: id, write: true, finds_end: mode.finds_end });
     }
 
     fn open(&mut self, op: &Op, file: u16, mode: OpenMode) {
@@ -115,7 +109,7 @@ impl Kernel {
             node.mtime = if node.bytes.is_empty() { Mtime::Any } else { Mtime::Recent };
             node.bytes.clear();
         }
-        self.handles.push(Handle { fh: opened.handle, node: id, write: mode.write, append: mode.append });
+        self.handles.push(Handle { fh: opened.handle, node: id, write: mode.write, finds_end: mode.finds_end });
         let attr = self.fs().getattr(ino, Some(opened.handle)).unwrap();
         self.check_attr(id, &attr);
     }
@@ -129,8 +123,8 @@ impl Kernel {
     }
 
     fn write(&mut self, op: &Op, index: usize, (at, len, fill): (usize, usize, u8), origin: WriteOrigin) {
-        let (fh, id, append) = (self.handles[index].fh, self.handles[index].node, self.handles[index].append);
-        let at = if append && origin != WriteOrigin::Cache { self.tree.node(id).bytes.len() } else { at };
+        let (fh, id, finds_end) = (self.handles[index].fh, self.handles[index].node, self.handles[index].finds_end);
+        let at = if finds_end && origin != WriteOrigin::Cache { self.tree.node(id).bytes.len() } else { at };
         if at + len > MOST {
             return;
         }

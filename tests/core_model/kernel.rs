@@ -27,7 +27,7 @@ pub struct Handle {
     pub fh: u64,
     pub node: Id,
     pub write: bool,
-    pub append: bool,
+    pub finds_end: bool,
 }
 
 pub struct Kernel {

@@ -153,6 +153,32 @@ fn appending_goes_to_the_end_also_after_another_hand_cut_the_file() {
     assert_eq!(read(&path), [&[1; 10][..], b"moreend"].concat());
 }
 
+/// One write(2) reaches the daemon in parts, several at once.
+#[test]
+fn a_long_direct_append_stays_in_order() {
+    const PART: usize = 1 << 20;
+    let place = Place::shared();
+    let path = place.at("log");
+    write(&path, []);
+    let appender = OpenOptions::new().append(true).custom_flags(libc::O_DIRECT).open(&path).expect("O_DIRECT");
+    let mut room = vec![0u8; 16 * PART + 4096];
+    let skip = room.as_ptr().align_offset(4096);
+    let data = &mut room[skip..skip + 16 * PART];
+    for round in 0..10_u8 {
+        for (number, part) in data.chunks_mut(PART).enumerate() {
+            part.fill(16 * round + number as u8 + 1);
+        }
+        assert_eq!(said((&appender).write(data)), Ok(data.len()));
+    }
+    drop(appender);
+    let found = read(&path);
+    assert_eq!(found.len(), 160 * PART);
+    for (number, part) in found.chunks(PART).enumerate() {
+        let expected = 16 * (number / 16) as u8 + (number % 16) as u8 + 1;
+        assert!(part.iter().all(|byte| *byte == expected), "part {number} is another one: {}", part[0]);
+    }
+}
+
 #[test]
 fn o_direct_reads_what_buffers_wrote_and_the_other_way_round() {
     let place = Place::shared();

@@ -10,6 +10,7 @@ use rustix::fs::FallocateFlags;
 use crate::harness::{skipped_in_plain_mode, words};
 use crate::ops::{Errno, open_rw, pattern, read, said, write};
 use crate::place::Place;
+use crate::raw::{Caller, set_flags_32};
 
 fn chattr(flag: &str, path: &Path) {
     let said = Command::new("chattr").arg(flag).arg(path).output().expect("chattr");
@@ -104,4 +105,21 @@ fn the_times_of_a_file_under_chattr_i_are_nobodys_to_set() {
     let after = fs::metadata(&path).and_then(|meta| meta.modified()).expect("stat");
     chattr("-i", &path);
     assert!(!outcome.status.success() && before == after, "{}: {before:?}, {after:?}", words(&outcome));
+}
+
+/// Linux asks who may set flags under one number only, and makes that of a 32-bit program's.
+#[test]
+fn only_the_owner_sets_flags_whatever_the_number() {
+    if skipped_in_plain_mode() {
+        return;
+    }
+    let place = Place::shared();
+    let path = place.at("root's");
+    write(&path, b"x");
+    let flags = || Command::new("lsattr").arg(&path).output().expect("lsattr").stdout;
+    let before = flags();
+    let answer = Caller::user(1000).run(|| set_flags_32(&File::open(&path).expect("open"), 0x10));
+    assert!(answer.is_err());
+    set_flags_32(&File::open(&path).expect("open"), 0x10).expect_err("no number of ours");
+    assert!(flags() == before, "{}", String::from_utf8_lossy(&flags()));
 }

@@ -135,3 +135,14 @@ pub fn cut_power(file: &File) {
     // SAFETY: as above.
     unsafe { ioctl::ioctl(file, request) }.expect("EXT4_IOC_SHUTDOWN");
 }
+
+/// FS_IOC32_SETFLAGS, as linux/fs.h has it for 32-bit programs.
+const SET_FLAGS_32: ioctl::Opcode = 0x4004_6602;
+
+/// Asks in a 64-bit program for inode flags as a 32-bit one does.
+pub fn set_flags_32(file: &File, flags: u32) -> rustix::io::Result<()> {
+    // SAFETY: this request reads one u32.
+    let request = unsafe { ioctl::Setter::<SET_FLAGS_32, u32>::new(flags) };
+    // SAFETY: as above.
+    unsafe { ioctl::ioctl(file, request) }
+}

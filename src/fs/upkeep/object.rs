@@ -7,6 +7,7 @@ use super::message::{Failed, Item, Name, Page, Tally, Wrap};
 use crate::content::{self, MIRROR_LEN};
 use crate::crypto::DataKey;
 use crate::envelope::{Entry, Envelope, EnvelopeError, EnvelopeStore, Kind, Object as Stored, Place};
+use crate::fs::attr::unnoticed;
 use crate::fs::backing::Backing;
 use crate::fs::dirs::{Dir, stored};
 use crate::fs::error::Result;
@@ -15,7 +16,7 @@ use crate::fs::sidecars::is_key_of;
 use crate::fs::{EncryptedFs, Error, Ino};
 use crate::kms::KeyOrigin;
 use crate::names::{self, EncodedName};
-use crate::sys::dir::{Access, SetTime};
+use crate::sys::dir::Access;
 use crate::sys::{self, Errno, FileKind};
 
 /// An answer must fit into the buffer of an ioctl(2): names and reasons may take this many bytes before encoding.
@@ -308,12 +309,10 @@ impl EncryptedFs {
     }
 
     fn store_mirror(&self, object: &Object<'_>, mirror: &[u8; MIRROR_LEN]) -> Result<()> {
-        let before = sys::stat::of_fd(&*object.fd)?.mtime;
-        match object.open.and_then(|file| file.content()) {
-            Some(content) => content.replace_mirror(mirror)?,
-            None => content::write_mirror(&Backing::shared(&object.fd), mirror)?,
-        }
-        Ok(sys::file::set_times(object.fd.as_fd(), SetTime::Keep, SetTime::At(before))?)
+        unnoticed(object.fd.as_fd(), || match object.open.and_then(|file| file.content()) {
+            Some(content) => Ok(content.replace_mirror(mirror)?),
+            None => Ok(content::write_mirror(&Backing::shared(&object.fd), mirror)?),
+        })
     }
 
     /// The recovery copy that lies in `keys.log` under its new CMK, before the envelope is.
