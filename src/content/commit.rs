@@ -337,12 +337,12 @@ impl<B: BackingFile> Content<B> {
     /// Writes what was written since the last good sync once more, as it can be read now.
     fn write_again(&self, state: &State) -> Result<(), Error> {
         let mut bytes = vec![0; (meta_at(1).0 - meta_at(0).0) as usize];
-        for group in &state.since_sync {
-            let found = self.backing.read_at(&mut bytes, meta_at(*group))?;
+        for group in state.since_sync.iter() {
+            let found = self.backing.read_at(&mut bytes, meta_at(group))?;
             for (number, page) in (0..).zip(bytes[..found].chunks(META as usize)) {
                 // Zeros are a hole, which stays one.
                 if page.iter().any(|byte| *byte != 0) {
-                    self.backing.write_at(page, CipherOffset(meta_at(*group).0 + number * META))?;
+                    self.backing.write_at(page, CipherOffset(meta_at(group).0 + number * META))?;
                 }
             }
         }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::geometry::{BLOCK, CipherOffset, INLINE_MAX, INLINE_META, META, backing_len, blocks_in, group_of, slot_of};
 use super::group::Group;
 use super::meta::{MIRROR_LEN, Meta, flag};
+use super::unsynced::Unsynced;
 use super::{BackingFile, Durability, Error};
 use crate::crypto::{DataKey, derive};
 
@@ -88,7 +89,7 @@ pub(super) struct State {
     /// The tail was a hole and is written for a larger size: the page of this group must not be there before page 0 tells of that size.
     pub tail_last: Option<u64>,
     /// The groups that were written on the backing file since the last sync, be it their page or blocks.
-    pub since_sync: BTreeSet<u64>,
+    pub since_sync: Unsynced,
     /// A sync failed: what was written since the one before may never reach the disk unless it is written again.
     pub lost: bool,
     /// META pages on the backing file may not be on the disk.
@@ -379,7 +380,7 @@ impl State {
             doubt: false,
             risky: false,
             tail_last: None,
-            since_sync: BTreeSet::new(),
+            since_sync: Unsynced::default(),
             lost: false,
             pages_unsynced: false,
             cut: None,

@@ -25,6 +25,7 @@ mod resize;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod unsynced;
 mod verify;
 mod write;
 mod xts;
