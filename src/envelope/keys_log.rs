@@ -313,7 +313,8 @@ mod tests {
     fn after_a_rewriting_that_failed_half_way_records_go_where_the_name_leads() {
         let (dir, log) = log();
         log.append(&[1; 16], &[3, 1]).unwrap();
-        let fails: [fn(&Path, &[u8]) -> io::Result<()>; 2] = [
+        type Replace = fn(&Path, &[u8]) -> io::Result<()>;
+        let fails: [Replace; 2] = [
             |path, bytes| atomic::replace(path, 0o600, bytes).and(Err(io::ErrorKind::Other.into())),
             |_, _| Err(io::ErrorKind::StorageFull.into()),
         ];
