@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
-use super::file::{Cache, Content, Form, State};
+use super::file::{Cache, Content, Form, MAX_PENDING, State};
 use super::geometry::{
     CipherOffset, GROUP_BLOCKS, META, Run, backing_len, block_at, blocks_in, group_at, group_of, meta_at, slot_of,
 };
@@ -367,7 +367,9 @@ impl<B: BackingFile> Content<B> {
     /// Before every change: what an error left undone is done, and what a crash left behind the end is cut.
     pub(super) fn make_ready(&self, state: &mut State) -> Result<(), Error> {
         Self::refuse_cut(state)?;
-        if state.limbo || state.heal { self.commit_in(state) } else { Ok(()) }
+        // What no commit could write out yet must not become more and more.
+        let is_full = self.pending_bytes.load(Ordering::Acquire) > MAX_PENDING;
+        if state.limbo || state.heal || is_full { self.commit_in(state) } else { Ok(()) }
     }
 
     /// Commits what a crash left as it was read, and makes it durable: what page 0 said before would hold again once the

@@ -18,6 +18,8 @@ const STRIDE: u64 = META + GROUP;
 pub const INLINE_MAX: u64 = META - INLINE_META;
 /// The largest file: its backing file is no longer than an offset can be (2^63 - 1 bytes).
 pub const MAX_SIZE: u64 = (i64::MAX as u64 / STRIDE) * GROUP;
+/// Backing files up to this length, in bytes, fit into every store: the limit of FAT is the lowest.
+pub(super) const ANY_STORE_TAKES: u64 = u32::MAX as u64;
 
 /// An offset in a backing file, in bytes: not to be mixed with one in the plain file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -41,9 +41,11 @@ impl<B: BackingFile> Content<B> {
         if size == state.size {
             return Ok(());
         }
-        // Growth that has no place yet is not committed first: the store may refuse it.
-        if state.backing_len >= backing_len(state.size) {
-            self.commit_in(state)?;
+        match self.lengthen(state, backing_len(state.size)) {
+            Ok(()) => self.commit_in(state)?,
+            // Growth that the store refuses a place can only be taken back. What is dropped with it does not ask for the order
+            // that a commit keeps: so all that earlier ones wrote is on the disk first.
+            Err(_) => self.barrier(state)?,
         }
         if size <= INLINE_MAX {
             return self.become_inline(state, size);

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 
 use super::ahead::Ahead;
 use super::file::{Content, Form, MAX_PENDING, State};
-use super::geometry::{BLOCK, GROUP_BLOCKS, INLINE_MAX, MAX_SIZE, Run, backing_len, group_of, runs, slot_of};
+use super::geometry::{
+    ANY_STORE_TAKES, BLOCK, GROUP_BLOCKS, INLINE_MAX, MAX_SIZE, Run, backing_len, group_of, runs, slot_of,
+};
 use super::group::Group;
 use super::meta::Seal;
 use super::place::Sealed;
@@ -133,8 +135,11 @@ impl<B: BackingFile> Content<B> {
 
     /// The last block becomes as long as a file of `size` bytes has it.
     pub(super) fn extend_tail(&self, state: &mut State, size: u64) -> Result<(), Error> {
-        // First of all: no commit could ever write out a size that the store refuses.
-        self.lengthen(state, backing_len(size))?;
+        // First of all, if the store may refuse the size: no commit could ever write it out.
+        let len = backing_len(size);
+        if len > ANY_STORE_TAKES {
+            self.lengthen(state, len)?;
+        }
         let (last, tail) = (state.size / BLOCK, state.size % BLOCK);
         let gap_groups = group_of(size.div_ceil(BLOCK).max(1) - 1) > group_of((state.size.max(1) - 1) / BLOCK);
         if gap_groups && !state.sparse {

@@ -93,22 +93,24 @@ pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) 
 
 /// Runs `act`, which writes in nobody's name to the file that `fd` is open on: nobody shall see it by the modification time, nor
 /// by the lack of what a store takes from a file with each write: its capabilities, and suid and sgid if the daemon may not
-/// keep them.
-pub(super) fn unnoticed(fd: BorrowedFd<'_>, act: impl FnOnce() -> Result<()>) -> Result<()> {
+/// keep them. Where somebody else `may_write` too, the capabilities go, as they will with what is written there.
+pub(super) fn unnoticed(fd: BorrowedFd<'_>, may_write: bool, act: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = sys::stat::of_fd(fd)?;
     let capability = || sys::xattr::get(Target::Open(fd), CAPABILITY).unwrap_or_default();
-    let had = capability();
+    let had = if may_write { None } else { capability() };
     act()?;
     let perm = sys::stat::of_fd(fd)?.perm;
     let taken = before.perm & !perm & PRIVILEGES;
-    if taken != 0 {
-        sys::file::chmod(fd, perm | taken)?;
-    }
-    if let Some(had) = had
-        && capability().is_none()
-        && let Err(error) = sys::xattr::set(Target::Open(fd), CAPABILITY, &had, Mode::Create)
-    {
-        log::warn!("inode {}: its capabilities are lost: {error}. Next: setcap, as they were", before.ino);
+    // From root no store takes them: then it was somebody's wish.
+    let is_taken = taken != 0 && sys::process::effective_uid() != 0;
+    let restored = if is_taken { sys::file::chmod(fd, perm | taken) } else { Ok(()) };
+    let restored = restored.map_err(std::io::Error::from).and_then(|()| match had {
+        Some(had) if capability().is_none() => sys::xattr::set(Target::Open(fd), CAPABILITY, &had, Mode::Create),
+        _ => Ok(()),
+    });
+    if let Err(error) = restored {
+        let ino = before.ino;
+        log::warn!("inode {ino}: it lost suid, sgid or capabilities: {error}. Next: chmod and setcap, as they were");
     }
     set_times(fd, (SetTime::Keep, SetTime::At(before.mtime)))
 }

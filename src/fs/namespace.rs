@@ -143,7 +143,7 @@ impl EncryptedFs {
         }
         let place = sys::dir::open(dir.fd(), name, Access::Place)?;
         let stat = sys::stat::of_fd(&place)?;
-        if stat.kind != kind || stat.nlink != 1 || stat.uid != self.uid {
+        if stat.kind != kind || stat.nlink != 1 || ![self.uid, caller.uid].contains(&stat.uid) {
             return Err(Errno::STALE.into());
         }
         sys::dir::chown_place(place.as_fd(), Some(caller.uid), group_for(caller, dir, &stat)?)?;
@@ -177,7 +177,11 @@ impl EncryptedFs {
         }
         let given = self.give_name_to_caller(caller, &dir, stored(&encoded), kind);
         let told = given.and_then(|()| self.look(&dir, &encoded, at.clone()));
-        told.inspect_err(|_| {
+        told.inspect_err(|error| {
+            if error.errno() == Errno::STALE {
+                // What has the name now is somebody else's.
+                return;
+            }
             let home = self.long_links.take(&at).then(|| self.home_to_remove(&dir, stored(&encoded))).flatten();
             let _ = sys::dir::unlink(dir.fd(), stored(&encoded));
             if let Some(home) = home {

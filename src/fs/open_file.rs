@@ -93,6 +93,11 @@ impl OpenFile {
         self.without_leave.load(Ordering::Acquire) > 0
     }
 
+    /// Whether somebody has it open for writing.
+    pub(super) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
     /// The content, to be put in order: unless the file is empty and has no key yet, or its CMK refused. Users of the file
     /// get it from [`EncryptedFs::content_of`].
     pub fn content(&self) -> Option<ContentGuard<'_>> {

@@ -211,7 +211,9 @@ impl Keystore {
         if Self::exists(dir) {
             return Err(KeystoreError::AlreadyExists(dir.to_path_buf()));
         }
-        let made = Self::create_locked(dir, secrets, unlock_ms, lock);
+        // Held until what was made is removed again, too.
+        let held = lock.try_clone().map_err(KeystoreError::io("hold the lock of", dir))?;
+        let made = Self::create_locked(dir, secrets, unlock_ms, held);
         if made.is_err() {
             // Best effort: an unfinished keystore holds no key.
             let _ = fs::remove_dir_all(dir.join(RECORDS_NAME));

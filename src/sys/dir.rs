@@ -150,6 +150,11 @@ pub fn chown_place(place: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) ->
 /// # Errors
 /// ELOOP if it is a symlink: some stores keep a mode for those.
 pub fn chmod_place(place: BorrowedFd<'_>, perm: u32) -> Result<()> {
+    match super::file::chmod(place, perm) {
+        // Opened with O_PATH.
+        Err(Errno::BADF) => {}
+        done => return done,
+    }
     if super::stat::of_fd(place)?.kind == FileKind::Symlink {
         return Err(Errno::LOOP);
     }

@@ -309,7 +309,8 @@ impl EncryptedFs {
     }
 
     fn store_mirror(&self, object: &Object<'_>, mirror: &[u8; MIRROR_LEN]) -> Result<()> {
-        unnoticed(object.fd.as_fd(), || match object.open.and_then(|file| file.content()) {
+        let may_write = object.open.is_some_and(|file| file.has_writers());
+        unnoticed(object.fd.as_fd(), may_write, || match object.open.and_then(|file| file.content()) {
             Some(content) => Ok(content.replace_mirror(mirror)?),
             None => Ok(content::write_mirror(&Backing::shared(&object.fd), mirror)?),
         })

@@ -66,7 +66,7 @@ impl Keystore {
                 Err(error) => log::warn!("{error}; automatic rotations that are due are made later"),
             }
         }
-        if mark_path(&self.dir).exists() {
+        if self.in_doubt.is_none() && mark_path(&self.dir).exists() {
             self.erase_or_warn();
         }
     }
