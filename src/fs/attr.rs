@@ -93,12 +93,18 @@ pub(super) fn set_times(fd: BorrowedFd<'_>, (atime, mtime): (SetTime, SetTime)) 
 
 /// Runs `act`, which writes in nobody's name to the file that `fd` is open on: nobody shall see it by the modification time, nor
 /// by the lack of what a store takes from a file with each write: its capabilities, and suid and sgid if the daemon may not
-/// keep them. Where somebody else `may_write` too, the capabilities go, as they will with what is written there.
-pub(super) fn unnoticed(fd: BorrowedFd<'_>, may_write: bool, act: impl FnOnce() -> Result<()>) -> Result<()> {
+/// keep them. Where somebody else `may_write` too, before or after, the capabilities go: they were not given to what is written
+/// there.
+pub(super) fn unnoticed(
+    fd: BorrowedFd<'_>,
+    may_write: impl Fn() -> bool,
+    act: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let before = sys::stat::of_fd(fd)?;
     let capability = || sys::xattr::get(Target::Open(fd), CAPABILITY).unwrap_or_default();
-    let had = if may_write { None } else { capability() };
+    let had = if may_write() { None } else { capability() };
     act()?;
+    let had = had.filter(|_| !may_write());
     let perm = sys::stat::of_fd(fd)?.perm;
     let taken = before.perm & !perm & PRIVILEGES;
     // From root no store takes them: then it was somebody's wish.

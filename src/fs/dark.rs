@@ -212,7 +212,7 @@ impl EncryptedFs {
             && let Ok(mirror) = self.own_sealer().mirror(known, place)?.try_into()
         {
             let fd = file.backing.fd();
-            unnoticed(fd.as_fd(), file.has_writers(), || Ok(content.replace_mirror(&mirror)?))?;
+            unnoticed(fd.as_fd(), || file.has_writers(), || Ok(content.replace_mirror(&mirror)?))?;
         }
         file.content.fill(content);
         Ok(())

@@ -44,7 +44,7 @@ fn rewrapping_leaves_capabilities() {
         write(path, pattern(1, 0, 600_000));
         set_xattr(path, CAPABILITY, &net_raw()).expect("set");
     }
-    let file = open_rw(&open);
+    let file = std::fs::File::open(&open).expect("open");
     std::thread::sleep(SETTLED);
     rewrap(&volume);
     drop(file);

@@ -309,7 +309,7 @@ impl EncryptedFs {
     }
 
     fn store_mirror(&self, object: &Object<'_>, mirror: &[u8; MIRROR_LEN]) -> Result<()> {
-        let may_write = object.open.is_some_and(|file| file.has_writers());
+        let may_write = || self.files.peek(object.ino).is_some_and(|file| file.has_writers());
         unnoticed(object.fd.as_fd(), may_write, || match object.open.and_then(|file| file.content()) {
             Some(content) => Ok(content.replace_mirror(mirror)?),
             None => Ok(content::write_mirror(&Backing::shared(&object.fd), mirror)?),
